@@ -1,0 +1,334 @@
+"""Every setting, typed and frozen, with what is allowed; read from YAML and checked once.
+
+A settings file is a mapping of the sections of :class:`Config`. ``model`` may also be the name of a preset
+(``model: gpt2-medium``) or a mapping with a ``preset`` key whose other keys change that preset.
+"""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
+
+import pydantic
+import pydantic.dataclasses
+import yaml
+from pydantic import Field, ValidationError
+
+from gpt2jax.errors import GPT2JaxError, nearest
+
+T = TypeVar("T")
+
+# Strict: text that looks like a number is a mistake to report, not to repair.
+Count = Annotated[int, Field(ge=1, strict=True)]
+CountOrZero = Annotated[int, Field(ge=0, strict=True)]
+AxisSize = Annotated[int, Field(ge=-1, strict=True)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
+Rate = Annotated[float, Field(ge=0.0, lt=1.0, strict=True)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=True)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=True)]
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, Field))
+def settings(section: str) -> Any:
+    """A frozen pydantic dataclass whose constructor raises :class:`GPT2JaxError` naming ``section.key``."""
+
+    def make(cls: type[T]) -> type[T]:
+        made: Any = pydantic.dataclasses.dataclass(frozen=True, config={"extra": "forbid"})(cls)
+        construct = made.__init__
+
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+            try:
+                construct(self, *args, **kwargs)
+            except ValidationError as error:
+                raise GPT2JaxError(_first_error(error, made, (section,) if section else ())) from None
+
+        made.__init__ = __init__
+        return cast(type[T], made)
+
+    return make
+
+
+def _first_error(error: ValidationError, cls: Any, prefix: tuple[str, ...]) -> str:
+    """One line for the first thing wrong: the key's path, the value and what is allowed."""
+    first = error.errors(include_url=False)[0]
+    loc = [str(part) for part in first["loc"]]
+    path = ".".join([*prefix, *loc])
+    if first["type"] == "unexpected_keyword_argument":
+        for part in loc[:-1]:
+            cls = {field.name: field.type for field in dataclasses.fields(cls)}[part]
+        return f"{path}: unknown key ({nearest(loc[-1], [field.name for field in dataclasses.fields(cls)])})"
+    if first["type"] == "value_error":  # A check of our own, below: its text starts with the key.
+        return f"{path}.{first['ctx']['error']}"
+    return f"{path}: {first['input']!r}: {first['msg'].removeprefix('Input ')}"
+
+
+@settings("model")
+class ModelConfig:
+    """The model: sizes under the names of OpenAI's hparams.json, and how it is computed."""
+
+    n_vocab: Count = 50257
+    """Tokens in the vocabulary, before padding."""
+    n_ctx: Count = 1024
+    """Context: the longest sequence, in tokens."""
+    n_embd: Count = 768
+    """Width of the residual stream; the MLP is four times as wide."""
+    n_head: Count = 12
+    """Attention heads; must divide n_embd."""
+    n_layer: Count = 12
+    """Transformer blocks."""
+    dropout: Rate = 0.0
+    """Dropout probability on embeddings, attention probabilities and residual branches."""
+    layer_norm_epsilon: Positive = 1e-5
+    """Added to the variance in layer norm; 1e-5 in every released GPT-2."""
+    init: Literal["openai", "gpt2-paper"] = "gpt2-paper"
+    """openai: as the released code (no residual scaling); gpt2-paper: residual projections times 1/sqrt(2 n_layer)."""
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Dtype of matrix products; auto is bfloat16 on TPU and GPU, float32 on CPU."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What the backward pass computes again: nothing, all but matrix products, or everything in a block."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "ModelConfig":
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd: {self.n_embd}: should be a multiple of model.n_head ({self.n_head})")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+    @property
+    def padded_vocab(self) -> int:
+        """Rows of the embedding table: ``n_vocab`` rounded up to a multiple of 128, so that any mesh divides it."""
+        return -(-self.n_vocab // 128) * 128
+
+
+@settings("mesh")
+class MeshConfig:
+    """Devices along each mesh axis; -1 takes the rest, for one axis at most."""
+
+    data: AxisSize = -1
+    """Copies of the parameters, each with its share of the batch."""
+    fsdp: AxisSize = 1
+    """Shards of parameters and optimizer state, each with its share of the batch."""
+    tensor: AxisSize = 1
+    """Shards of heads, MLP and vocabulary."""
+    cpu_devices: CountOrZero = 0
+    """Virtual CPU devices to ask for, to try a mesh without one; 0 uses the devices there are."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "MeshConfig":
+        sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
+        for axis, size in sizes.items():
+            if size == 0:
+                raise ValueError(f"{axis}: 0: should be at least 1, or -1 for the rest of the devices")
+        if list(sizes.values()).count(-1) > 1:
+            raise ValueError(f"data, fsdp, tensor: {tuple(sizes.values())}: only one axis can be -1")
+        return self
+
+
+@settings("data")
+class DataConfig:
+    """The token shards to train on."""
+
+    path: str = "data/pydoc"
+    """Folder that `gpt2jax prepare` wrote, or one with nanoGPT's or llm.c's .bin files."""
+    tokenizer: Literal["auto", "gpt2", "bytes"] = "auto"
+    """Which vocabulary the shards are in; auto reads it from the folder's meta.json."""
+    read_threads: CountOrZero = 2
+    """Threads that read windows ahead of the training step."""
+    read_buffer: Count = 32
+    """Windows read ahead."""
+
+
+@settings("optimizer")
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: NotNegative = 6e-4
+    """Peak, reached at the end of the warm-up."""
+    min_learning_rate: NotNegative = 6e-5
+    """Where the cosine ends."""
+    warmup_steps: CountOrZero = 100
+    """Steps of linear warm-up."""
+    decay_steps: Count | None = None
+    """Step at which the cosine ends, warm-up included; by default training.steps."""
+    beta1: Rate = 0.9
+    beta2: Rate = 0.95
+    epsilon: Positive = 1e-8
+    weight_decay: NotNegative = 0.1
+    """On matrices and embeddings only, never on biases and layer norms."""
+    clip_norm: NotNegative = 1.0
+    """Largest global norm of the gradient; 0 does not clip."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "OptimizerConfig":
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate: {self.min_learning_rate}: should be at most"
+                f" optimizer.learning_rate ({self.learning_rate})"
+            )
+        if self.decay_steps is not None and self.decay_steps <= self.warmup_steps:
+            raise ValueError(
+                f"decay_steps: {self.decay_steps}: should be above optimizer.warmup_steps ({self.warmup_steps})"
+            )
+        return self
+
+
+@settings("training")
+class TrainingConfig:
+    """The run: its length, its batch, its intervals in steps, and its folder."""
+
+    run_dir: str = "runs/run"
+    """The run's folder: settings, metrics, curves, checkpoints, samples, report."""
+    steps: Count = 1000
+    """Optimizer steps in all."""
+    batch_size: Count = 8
+    """Sequences per step, over all devices and micro-batches."""
+    micro_batches: Count = 1
+    """Parts that a step's batch is computed in, one after the other (gradient accumulation)."""
+    seed: CountOrZero = 0
+    """Seed of initialisation, data order and dropout."""
+    loss_chunk: Count = 128
+    """Positions whose logits exist at once in the loss."""
+    log_interval: Count = 10
+    eval_interval: Count = 250
+    eval_batches: CountOrZero = 20
+    """Validation batches, always the same ones, evenly spread; 0 takes the whole validation split."""
+    checkpoint_interval: Count = 500
+    keep_last: Count = 2
+    """Newest checkpoints to keep, beside the one with the best validation loss."""
+    device_watts: Positive | None = None
+    """Power of one device for the energy estimate; by default from a table of device kinds, when it is listed there."""
+    grid_gco2_per_kwh: NotNegative = 475.0
+    """Carbon intensity of the electricity, in grams of CO2 per kWh (475: the world's average, IEA 2019)."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "TrainingConfig":
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"batch_size: {self.batch_size}: should be a multiple of training.micro_batches ({self.micro_batches})"
+            )
+        return self
+
+
+@settings("sampling")
+class SamplingConfig:
+    """How tokens are drawn."""
+
+    max_new_tokens: Count = 256
+    """Most tokens to add to each prompt; fewer at <|endoftext|> or at the end of the context."""
+    temperature: NotNegative = 1.0
+    """Divides the logits; 0 always takes the most probable token."""
+    top_k: CountOrZero = 0
+    """Draw among the k most probable tokens; 0 is off."""
+    top_p: Probability = 1.0
+    """Draw among the most probable tokens that hold this much probability; 1 is off."""
+    top_p_rule: Literal["standard", "openai"] = "standard"
+    """standard keeps the token that crosses top_p; openai leaves it out, as OpenAI's released code does."""
+    num_samples: Count = 1
+    """Samples per prompt."""
+    seed: CountOrZero = 0
+    """A sample depends on (seed, sample index, position) alone."""
+
+
+@settings("")
+class Config:
+    """All settings of a run."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+
+
+# Sizes of the four released models (openai/gpt-2, models/*/hparams.json).
+PRESETS: dict[str, dict[str, int]] = {
+    "gpt2": {"n_embd": 768, "n_head": 12, "n_layer": 12},
+    "gpt2-medium": {"n_embd": 1024, "n_head": 16, "n_layer": 24},
+    "gpt2-large": {"n_embd": 1280, "n_head": 20, "n_layer": 36},
+    "gpt2-xl": {"n_embd": 1600, "n_head": 25, "n_layer": 48},
+}
+# OpenAI's folder names, then the parameter counts of the paper, which were wrong and still circulate.
+ALIASES = {
+    "124M": "gpt2",
+    "355M": "gpt2-medium",
+    "774M": "gpt2-large",
+    "1558M": "gpt2-xl",
+    "117M": "gpt2",
+    "345M": "gpt2-medium",
+    "762M": "gpt2-large",
+    "1542M": "gpt2-xl",
+    "gpt2-small": "gpt2",
+}
+
+
+def preset(name: str) -> dict[str, int]:
+    """Sizes of a released model by any of its names, as keywords of :class:`ModelConfig`."""
+    sizes = PRESETS.get(ALIASES.get(name, name))
+    if sizes is None:
+        raise GPT2JaxError(f"model preset: {name!r}: unknown ({nearest(name, [*PRESETS, *ALIASES])})")
+    return dict(sizes)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 1e-3 is a number, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+# PyYAML follows YAML 1.1, where a number needs a dot: without this, `1e-3` would be text.
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789"))
+
+
+def from_mapping(mapping: Any, where: str) -> Config:
+    """Check a mapping of sections against :class:`Config`; ``where`` (a file) heads every error line."""
+    mapping = {} if mapping is None else mapping
+    if not isinstance(mapping, dict):
+        raise GPT2JaxError(f"{where}: {mapping!r}: should be a mapping of the sections {', '.join(_sections())}")
+    mapping = {str(key): value for key, value in mapping.items()}
+    try:
+        model = mapping.get("model", {})
+        model = {"preset": model} if isinstance(model, str) else model
+        if isinstance(model, dict) and "preset" in model:
+            model = preset(str(model["preset"])) | {key: value for key, value in model.items() if key != "preset"}
+        if "model" in mapping:
+            mapping["model"] = model
+        for name, value in mapping.items():
+            if name in _sections() and not isinstance(value, dict):
+                raise GPT2JaxError(f"{name}: {value!r}: should be a mapping of keys to values")
+        return pydantic.TypeAdapter(Config).validate_python(mapping)
+    except ValidationError as error:
+        raise GPT2JaxError(f"{where}: {_first_error(error, Config, ())}") from None
+    except GPT2JaxError as error:
+        raise GPT2JaxError(f"{where}: {error}") from None
+
+
+def _sections() -> list[str]:
+    return [field.name for field in dataclasses.fields(Config)]  # type: ignore[arg-type]
+
+
+def load(path: str | Path) -> Config:
+    """Read a settings file. Errors name the file, the key's path, the value and what is allowed."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        mapping = yaml.load(text, Loader=_Loader)
+    except FileNotFoundError:
+        raise GPT2JaxError(f"{path}: no such settings file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise GPT2JaxError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise GPT2JaxError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    return from_mapping(mapping, str(path))
+
+
+def to_yaml(config: Config) -> str:
+    """The whole of ``config`` as a settings file that :func:`load` reads back to an equal one."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)  # type: ignore[call-overload]

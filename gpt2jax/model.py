@@ -1,0 +1,292 @@
+"""GPT-2 in Flax Linen, and the pure functions that are all the rest of the package sees of it.
+
+Names carry shapes: B batch, T query positions, S cache positions, D width, H heads, K head width, F MLP width,
+V padded vocabulary, L layers.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gpt2jax import parameters
+from gpt2jax.attention import cached_attention, causal_attention
+from gpt2jax.config import ModelConfig
+from gpt2jax.parameters import Params
+from gpt2jax.partition import Partition
+
+# One dict per layer with "k" and "v", each [B, H, S, K] in the compute dtype.
+Cache = list[dict[str, jax.Array]]
+
+_ROWS = {parameter.path: parameter for parameter in parameters.TABLE}
+
+_REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def compute_dtype(config: ModelConfig) -> Any:
+    """Dtype of matrix products; ``auto`` is bfloat16 where the hardware multiplies it natively."""
+    if config.compute_dtype == "auto":
+        return jnp.bfloat16 if jax.default_backend() in ("tpu", "gpu") else jnp.float32
+    return jnp.dtype(config.compute_dtype)
+
+
+class _Module(nn.Module):
+    config: ModelConfig
+
+    def row(self, path: str) -> jax.Array:
+        """The parameter of the table's row ``path``; inside a block, of one layer."""
+        parameter = _ROWS[path]
+        size = parameters.shape(parameter, self.config)[int(parameter.stacked) :]
+        name = path.rsplit("/", 1)[-1]
+        return self.param(name, lambda key: parameters.initial_value(parameter, key, size, self.config))
+
+
+class LayerNorm(_Module):
+    rows: str
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        scale_D, bias_D = self.row(f"{self.rows}/scale"), self.row(f"{self.rows}/bias")
+        x32_BTD = x_BTD.astype(jnp.float32)
+        centred_BTD = x32_BTD - x32_BTD.mean(-1, keepdims=True)
+        variance_BT1 = jnp.square(centred_BTD).mean(-1, keepdims=True)
+        normed_BTD = centred_BTD * jax.lax.rsqrt(variance_BT1 + self.config.layer_norm_epsilon)
+        return (normed_BTD * scale_D[None, None] + bias_D[None, None]).astype(x_BTD.dtype)
+
+
+class Dense(_Module):
+    """``einsum(x, kernel) + bias`` in the dtype of ``x``; ``expand`` are the output's axes that the bias lacks."""
+
+    rows: str
+    einsum: str
+    expand: tuple[int, ...] = (0, 1)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel, bias = self.row(f"{self.rows}/kernel"), self.row(f"{self.rows}/bias")
+        return jnp.einsum(self.einsum, x, kernel.astype(x.dtype)) + jnp.expand_dims(bias.astype(x.dtype), self.expand)
+
+
+class Attention(_Module):
+    @nn.compact
+    def __call__(
+        self, x_BTD: jax.Array, cache: dict[str, jax.Array] | None, position_B: jax.Array | None, deterministic: bool
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Attend causally among the T positions of ``x_BTD``, or, given a cache, one position against the cache.
+
+        Returns:
+            The branch's output [B, T, D], and keys and values: the new ones, or the cache with the new one written.
+        """
+        config = self.config
+        qkv_CBHTK = Dense(config, "h/attn/c_attn", "btd,dchk->cbhtk", (1, 3), name="c_attn")(x_BTD)
+        q_BHTK, k_BHTK, v_BHTK = qkv_CBHTK[0], qkv_CBHTK[1], qkv_CBHTK[2]
+        if cache is None or position_B is None:
+            key = None if deterministic or config.dropout == 0.0 else self.make_rng("dropout")
+            out_BHTK = causal_attention(q_BHTK, k_BHTK, v_BHTK, config.dropout, key)
+            cache = {"k": k_BHTK, "v": v_BHTK}
+        else:
+            cache = {"k": _write(cache["k"], k_BHTK, position_B), "v": _write(cache["v"], v_BHTK, position_B)}
+            out_BHTK = cached_attention(q_BHTK, cache["k"], cache["v"], position_B)
+        out_BTD = Dense(config, "h/attn/c_proj", "bhtk,hkd->btd", name="c_proj")(out_BHTK)
+        return out_BTD, cache
+
+
+def _write(cache_BHSK: jax.Array, new_BHTK: jax.Array, position_B: jax.Array) -> jax.Array:
+    """``new`` (T = 1) into the cache at each row's own position."""
+    write = jax.vmap(lambda cache_HSK, new_HTK, at: jax.lax.dynamic_update_slice_in_dim(cache_HSK, new_HTK, at, axis=1))
+    return write(cache_BHSK, new_BHTK, position_B)
+
+
+class Mlp(_Module):
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        x_BTF = Dense(self.config, "h/mlp/c_fc", "btd,df->btf", name="c_fc")(x_BTD)
+        x_BTF = jax.nn.gelu(x_BTF, approximate=True)  # The tanh form, as OpenAI's program has it.
+        return Dense(self.config, "h/mlp/c_proj", "btf,fd->btd", name="c_proj")(x_BTF)
+
+
+class Block(_Module):
+    partition: Partition | None = None
+
+    @nn.compact
+    def __call__(
+        self, x_BTD: jax.Array, cache: dict[str, jax.Array] | None, position_B: jax.Array | None, deterministic: bool
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        config = self.config
+        dropout = nn.Dropout(config.dropout, deterministic=deterministic)
+        branch_BTD, cache = Attention(config, name="attn")(
+            LayerNorm(config, "h/ln_1", name="ln_1")(x_BTD), cache, position_B, deterministic
+        )
+        x_BTD = x_BTD + dropout(branch_BTD)
+        branch_BTD = Mlp(config, name="mlp")(LayerNorm(config, "h/ln_2", name="ln_2")(x_BTD))
+        x_BTD = x_BTD + dropout(branch_BTD)
+        if self.partition:
+            x_BTD = self.partition.constrain(x_BTD, "batch", "length", "model")
+        return x_BTD, cache
+
+
+class GPT2(_Module):
+    """The stack over whole sequences: scanned over layers, so that it compiles as fast for 48 as for 2."""
+
+    partition: Partition | None = None
+    keep: str = "nothing"
+
+    @nn.compact
+    def __call__(self, tokens_BT: jax.Array, deterministic: bool) -> tuple[jax.Array, Any]:
+        """Final states [B, T, D] after ln_f, and per layer what ``keep`` names: "states" [L, B, T, D] (each block's
+        output), "cache" {"k", "v"} [L, B, H, T, K], or None."""
+        config, partition, keep = self.config, self.partition, self.keep
+        x_BTD = _embed(self.row("wte"), self.row("wpe"), tokens_BT, jnp.arange(tokens_BT.shape[1])[None, :], config)
+        if partition:
+            x_BTD = partition.constrain(x_BTD, "batch", "length", "model")
+        x_BTD = nn.Dropout(config.dropout, deterministic=deterministic)(x_BTD)
+        embedded_BTD = x_BTD
+
+        def body(block: Block, x_BTD: jax.Array, _: None) -> tuple[jax.Array, Any]:
+            x_BTD, cache = block(x_BTD, None, None, deterministic)
+            return x_BTD, {"states": x_BTD, "cache": cache, "nothing": None}[keep]
+
+        if config.remat != "none":
+            body = nn.remat(body, prevent_cse=False, policy=_REMAT_POLICIES[config.remat])
+        scan = nn.scan(
+            body, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=config.n_layer
+        )
+        x_BTD, kept = scan(Block(config, partition, name="h"), x_BTD, None)
+        x_BTD = LayerNorm(config, "ln_f", name="ln_f")(x_BTD)
+        if partition:
+            x_BTD = partition.constrain(x_BTD, "batch", "length", "model")
+        if keep == "states":
+            kept = jnp.concatenate([embedded_BTD[None], kept[:-1], x_BTD[None]])
+        return x_BTD, kept
+
+
+def _embed(
+    wte_VD: jax.Array, wpe_TD: jax.Array, tokens_BT: jax.Array, positions_BT: jax.Array, config: ModelConfig
+) -> jax.Array:
+    # A position past the table or a token past the vocabulary must not be taken for a neighbour (a plain gather
+    # clamps to the last row): it makes NaN, which nobody overlooks.
+    token_BTD = wte_VD.at[tokens_BT].get(mode="fill", fill_value=jnp.nan)
+    position_BTD = wpe_TD.at[positions_BT].get(mode="fill", fill_value=jnp.nan)
+    return (token_BTD + position_BTD).astype(compute_dtype(config))
+
+
+def final_states(
+    params: Params,
+    tokens_BT: jax.Array,
+    config: ModelConfig,
+    *,
+    partition: Partition | None = None,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """States [B, T, D] after the final layer norm, in the compute dtype; :func:`logits` turns them into scores.
+
+    Args:
+        params: the table's tree, stacked over layers.
+        tokens_BT: integer tokens, at most ``config.n_ctx`` of them in a row.
+        partition: pins activations to a mesh; None leaves them to the compiler.
+        dropout_key: turns dropout on; the mask is a function of this key.
+
+    Raises:
+        GPT2JaxError: ``params`` are not this model's.
+    """
+    return _apply(params, tokens_BT, config, partition, dropout_key, "nothing")[0]
+
+
+def forward(
+    params: Params,
+    tokens_BT: jax.Array,
+    config: ModelConfig,
+    *,
+    partition: Partition | None = None,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Logits [B, T, V] in float32 for the token after each position; arguments as in :func:`final_states`.
+
+    Entries from ``config.n_vocab`` on pad the vocabulary and stand for no token.
+    """
+    x_BTD = final_states(params, tokens_BT, config, partition=partition, dropout_key=dropout_key)
+    return logits(params, x_BTD, partition)
+
+
+def hidden_states(
+    params: Params, tokens_BT: jax.Array, config: ModelConfig, *, partition: Partition | None = None
+) -> jax.Array:
+    """Features of every layer, [L + 1, B, T, D] in the compute dtype.
+
+    Entry 0 is the embedding, entry l the output of block l, but the last one is taken after the final layer norm
+    (as Hugging Face's ``hidden_states`` are).
+    """
+    return _apply(params, tokens_BT, config, partition, None, "states")[1]
+
+
+def logits(params: Params, x_BTD: jax.Array, partition: Partition | None = None) -> jax.Array:
+    """Scores [B, T, V] in float32: final states against the token embedding (the head is tied, without bias)."""
+    logits_BTV = jnp.einsum(
+        "btd,vd->btv", x_BTD, params["wte"].astype(x_BTD.dtype), preferred_element_type=jnp.float32
+    )
+    if partition:
+        logits_BTV = partition.constrain(logits_BTV, "batch", "length", "logits")
+    return logits_BTV
+
+
+def prefill(
+    params: Params, tokens_BT: jax.Array, length_B: jax.Array, config: ModelConfig, cache_length: int
+) -> tuple[jax.Array, Cache]:
+    """Read prompts of different lengths at once.
+
+    Args:
+        params: stacked over layers.
+        tokens_BT: prompts, padded on the right with any token.
+        length_B: int32 lengths of the prompts, at least 1.
+        cache_length: S of the cache, at least T.
+
+    Returns:
+        Logits [B, V] (float32) after each prompt's last token, and the cache, valid for row b below ``length_B[b]``.
+        Later entries hold the padding's keys; :func:`decode_step` writes each before the row can see it.
+    """
+    x_BTD, kept = _apply(params, tokens_BT, config, None, None, "cache")
+    last_B1D = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)
+    pad = ((0, 0), (0, 0), (0, cache_length - tokens_BT.shape[1]), (0, 0))
+    cache = [{name: jnp.pad(kept[name][layer], pad) for name in ("k", "v")} for layer in range(config.n_layer)]
+    return logits(params, last_B1D)[:, 0], cache
+
+
+def decode_step(
+    params: Params, token_B: jax.Array, position_B: jax.Array, cache: Cache, config: ModelConfig
+) -> tuple[jax.Array, Cache]:
+    """Read one more token per row, each at its own position.
+
+    Args:
+        params: unstacked (:func:`gpt2jax.parameters.unstack`).
+        position_B: int32, where ``token_B`` stands. Past the context or the cache the logits become NaN.
+
+    Returns:
+        Logits [B, V] (float32) for the next token, and the cache with this token's entries written.
+    """
+    x_BTD = _embed(params["wte"], params["wpe"], token_B[:, None], position_B[:, None], config)
+    x_BTD = jnp.where((position_B < cache[0]["k"].shape[2])[:, None, None], x_BTD, jnp.nan)
+    block = Block(config)
+    written = []
+    for layer_params, layer_cache in zip(params["h"], cache, strict=True):
+        x_BTD, layer_cache = block.apply({"params": layer_params}, x_BTD, layer_cache, position_B, True)
+        written.append(layer_cache)
+    x_BTD = LayerNorm(config, "ln_f").apply({"params": params["ln_f"]}, x_BTD)
+    return logits(params, x_BTD)[:, 0], written
+
+
+def _apply(
+    params: Params,
+    tokens_BT: jax.Array,
+    config: ModelConfig,
+    partition: Partition | None,
+    dropout_key: jax.Array | None,
+    keep: str,
+) -> tuple[jax.Array, Any]:
+    parameters.check(params, config)
+    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    model = GPT2(config, partition, keep)
+    return model.apply({"params": params}, tokens_BT, dropout_key is None, rngs=rngs)

@@ -1,0 +1,128 @@
+"""Where arrays live: the device mesh, the rules from logical axes to mesh axes, and what follows from them."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gpt2jax import parameters
+from gpt2jax.config import MeshConfig, ModelConfig
+from gpt2jax.errors import GPT2JaxError
+
+AXES = ("data", "fsdp", "tensor")
+
+MeshAxes = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Mesh axes of each logical axis; an empty tuple replicates.
+
+    The batch is spread over ``data`` and ``fsdp``. Kernels are cut along the model width over ``fsdp`` (gathered
+    for use, layer by layer) and along heads or MLP over ``tensor`` (computed in place). The token table is cut along
+    the vocabulary over both, so that its padded 128 n rows, not the width that activations contract with, divide.
+    """
+
+    batch: MeshAxes = ("data", "fsdp")
+    length: MeshAxes = ()
+    vocab: MeshAxes = ("tensor", "fsdp")
+    logits: MeshAxes = ("tensor",)
+    position: MeshAxes = ()
+    table: MeshAxes = ()
+    embed: MeshAxes = ("fsdp",)
+    model: MeshAxes = ()
+    qkv: MeshAxes = ()
+    heads: MeshAxes = ("tensor",)
+    head_dim: MeshAxes = ()
+    mlp: MeshAxes = ("tensor",)
+    layers: MeshAxes = ()
+
+    def spec(self, *axes: str | None) -> PartitionSpec:
+        """The partition of an array with these logical axes (None: replicated)."""
+        return PartitionSpec(*[(getattr(self, axis) or None) if axis else None for axis in axes])
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """A mesh and its rules. Hashable, so it can be a static argument of a jitted function."""
+
+    mesh: Mesh
+    rules: Rules = Rules()
+
+    def sharding(self, *axes: str | None) -> NamedSharding:
+        return NamedSharding(self.mesh, self.rules.spec(*axes))
+
+    def constrain(self, array: jax.Array, *axes: str | None) -> jax.Array:
+        """Pin ``array`` to the rules inside a jitted function. The mesh is explicit: without one in context, Flax's
+        ``with_logical_constraint`` would silently do nothing."""
+        return jax.lax.with_sharding_constraint(array, self.sharding(*axes))
+
+    def params(self) -> parameters.Params:
+        """The sharding of every parameter."""
+        return parameters.tree(lambda parameter: self.sharding(*parameter.axes))
+
+    def size(self, mesh_axes: MeshAxes) -> int:
+        return int(np.prod([self.mesh.shape[axis] for axis in mesh_axes], dtype=int))
+
+    def check(self, config: ModelConfig, batch: int | None = None) -> None:
+        """Refuse sizes that the mesh does not divide, before anything is compiled.
+
+        Args:
+            batch: sequences computed at once, over all devices.
+        """
+        sizes = dict(parameters.axis_sizes(config))
+        if batch is not None:
+            sizes["batch"] = batch
+        for axis, size in sizes.items():
+            over = getattr(self.rules, axis)
+            if size % self.size(over):
+                names = " x ".join(f"{name} ({self.mesh.shape[name]})" for name in over)
+                raise GPT2JaxError(f"{axis}: {size}: should be a multiple of the mesh's {names}")
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """The mesh over ``devices`` (default: all there are), with ``-1`` resolved.
+
+    Raises:
+        GPT2JaxError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = {axis: getattr(config, axis) for axis in AXES}
+    known = int(np.prod([size for size in sizes.values() if size != -1], dtype=int))
+    sizes = {axis: len(devices) // known if size == -1 else size for axis, size in sizes.items()}
+    if int(np.prod(list(sizes.values()), dtype=int)) != len(devices):
+        wanted = ", ".join(f"{axis}={getattr(config, axis)}" for axis in AXES)
+        raise GPT2JaxError(f"mesh: {wanted}: should multiply to the number of devices, which is {len(devices)}")
+    # Auto: the compiler places what the rules leave open. (jax.make_mesh would default to Explicit axes.)
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def like(abstract: Any, abstract_params: parameters.Params, params: parameters.Params, default: NamedSharding) -> Any:
+    """A sharding for every leaf of ``abstract``, an optimizer state or the like.
+
+    A leaf whose path ends as a parameter's path does, and whose shape is that parameter's, lives where the parameter
+    lives (moments beside their parameter); every other leaf lives at ``default``.
+    """
+    table = {
+        tuple(map(str, path)): (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(abstract_params), jax.tree.leaves(params), strict=True
+        )
+    }
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        keys = tuple(map(str, path))
+        for start in range(len(keys)):
+            if keys[start:] in table and table[keys[start:]][0] == leaf.shape:
+                return table[keys[start:]][1]
+        return default
+
+    return jax.tree_util.tree_map_with_path(place, abstract)
+
+
+def init_params(key: jax.Array, config: ModelConfig, partition: Partition) -> parameters.Params:
+    """Fresh parameters, each shard made on the device where it stays."""
+    make = jax.jit(parameters.init, static_argnames="config", out_shardings=partition.params())
+    return make(key, config=config)
