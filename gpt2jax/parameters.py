@@ -49,7 +49,9 @@ def _layer_norm(path: str, openai: str, huggingface: str) -> list[Parameter]:
     ]
 
 
-def _dense(name: str, ins: tuple[str, ...], outs: tuple[str, ...], init: Literal["kernel", "residual"]) -> list[Parameter]:
+def _dense(
+    name: str, ins: tuple[str, ...], outs: tuple[str, ...], init: Literal["kernel", "residual"]
+) -> list[Parameter]:
     # A bias that adds to the residual stream has its width, and is small: "model" where the kernel shards "embed".
     bias = tuple("model" if axis == "embed" else axis for axis in outs)
     openai, huggingface = f"model/h{{i}}/{name}", f"h.{{i}}.{name.replace('/', '.')}"

@@ -1,0 +1,111 @@
+"""The training step: one jitted, donated function from state and batch to state and metrics."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from gpt2jax import parameters, partition
+from gpt2jax.config import Config, ModelConfig
+from gpt2jax.parameters import Params
+from gpt2jax.partition import Partition
+from gpt2jax.train.objective import loss_sum
+from gpt2jax.train.optimizer import make_optimizer, schedule
+
+Metrics = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that changes from step to step; with the settings, all that a resumed run needs."""
+
+    step: jax.Array
+    """int32: steps done. Batch, dropout and learning rate of the next step are functions of it."""
+    params: Params
+    opt_state: Any
+
+
+def abstract_state(config: Config, place: Partition) -> TrainState:
+    """Shape, dtype and sharding of every leaf of the state, without memory."""
+    params = parameters.abstract(config.model)
+    state = jax.eval_shape(
+        lambda params: TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params)), params
+    )
+    shardings = partition.like(state, params, place.params(), place.sharding())
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state, shardings
+    )
+
+
+def init_state(config: Config, place: Partition) -> TrainState:
+    """A fresh state, each shard made on the device where it stays; the same numbers on any mesh."""
+
+    def init(key: jax.Array) -> TrainState:
+        params = parameters.init(key, config.model)
+        return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params))
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, place))
+    return jax.jit(init, out_shardings=shardings)(jax.random.key(config.training.seed))
+
+
+def make_train_step(config: Config, place: Partition) -> Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]:
+    """The jitted step. Its state argument is donated: use only the one it returns.
+
+    The step takes windows [A, B, T + 1] of integer tokens, A micro-batches of B sequences, and returns float32
+    scalars: ``loss`` (nats per token, before the update), ``grad_norm`` (global, before clipping), ``learning_rate``.
+    """
+    optimizer, rate = make_optimizer(config), schedule(config)
+    state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, place))
+    chunk, dropout, seed = config.training.loss_chunk, config.model.dropout, config.training.seed
+
+    def step(state: TrainState, windows_ABT1: jax.Array) -> tuple[TrainState, Metrics]:
+        step_key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def loss_of_micro_batch(params: Params, index: jax.Array, window_BT1: jax.Array) -> tuple[jax.Array, jax.Array]:
+            key = jax.random.fold_in(step_key, index) if dropout else None
+            return loss_sum(params, window_BT1, config.model, chunk=chunk, partition=place, dropout_key=key)
+
+        gradient = jax.value_and_grad(loss_of_micro_batch, has_aux=True)
+        micro_batches = windows_ABT1.shape[0]
+        if micro_batches == 1:
+            (total, count), grads = gradient(state.params, jnp.zeros((), jnp.int32), windows_ABT1[0])
+        else:
+
+            def accumulate(sums: Any, xs: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+                (total, count), grads = gradient(state.params, *xs)
+                return jax.tree.map(jnp.add, sums, (total, count, grads)), None
+
+            zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+            (total, count, grads), _ = jax.lax.scan(accumulate, zeros, (jnp.arange(micro_batches), windows_ABT1))
+
+        grads = jax.tree.map(lambda grad: grad / count, grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": total / count,
+            "grad_norm": optax.global_norm(grads),
+            "learning_rate": jnp.asarray(rate(state.step), jnp.float32),
+        }
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(state_shardings, place.sharding(None, "batch", None)),
+        out_shardings=(state_shardings, place.sharding()),
+    )
+
+
+def make_eval_step(
+    config: ModelConfig, place: Partition, chunk: int
+) -> Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """Jitted sum of losses in nats and number of tokens over windows [B, T + 1] with target weights [B, T]."""
+
+    def evaluate(params: Params, window_BT1: jax.Array, weights_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return loss_sum(params, window_BT1, config, chunk=chunk, weights_BT=weights_BT, partition=place)
+
+    batch = place.sharding("batch", None)
+    return jax.jit(evaluate, in_shardings=(place.params(), batch, batch), out_shardings=place.sharding())
