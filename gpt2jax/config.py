@@ -36,7 +36,7 @@ def settings(section: str) -> Any:
         made: Any = pydantic.dataclasses.dataclass(frozen=True, config={"extra": "forbid"})(cls)
         construct = made.__init__
 
-        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
             try:
                 construct(self, *args, **kwargs)
             except ValidationError as error:
@@ -316,7 +316,7 @@ def from_mapping(mapping: Any, where: str) -> Config:
 
 
 def _sections() -> list[str]:
-    return [field.name for field in dataclasses.fields(Config)]  # type: ignore[arg-type]
+    return [field.name for field in dataclasses.fields(Config)]
 
 
 def load(path: str | Path) -> Config:
@@ -335,4 +335,4 @@ def load(path: str | Path) -> Config:
 
 def to_yaml(config: Config) -> str:
     """The whole of ``config`` as a settings file that :func:`load` reads back to an equal one."""
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)  # type: ignore[call-overload]
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)

@@ -159,13 +159,12 @@ class GPT2(_Module):
     """The stack over whole sequences: scanned over layers, so that it compiles as fast for 48 as for 2."""
 
     partition: Partition | None = None
-    keep: str = "nothing"
+    keep_states: bool = False
 
     @nn.compact
     def __call__(self, tokens_BT: jax.Array, deterministic: bool) -> tuple[jax.Array, Any]:
-        """Final states [B, T, D] after ln_f, and per layer what ``keep`` names: "states" [L, B, T, D] (each block's
-        output), "cache" {"k", "v"} [L, B, H, T, K], or None."""
-        config, partition, keep = self.config, self.partition, self.keep
+        """Final states [B, T, D] after ln_f, and with ``keep_states`` those of every layer [L + 1, B, T, D]."""
+        config, partition = self.config, self.partition
         x_BTD = _embed(self.row("wte"), self.row("wpe"), tokens_BT, jnp.arange(tokens_BT.shape[1])[None, :], config)
         if partition:
             x_BTD = partition.constrain(x_BTD, "batch", "length", "model")
@@ -173,8 +172,8 @@ class GPT2(_Module):
         embedded_BTD = x_BTD
 
         def body(block: Block, x_BTD: jax.Array, _: None) -> tuple[jax.Array, Any]:
-            x_BTD, cache = block(x_BTD, None, None, deterministic)
-            return x_BTD, {"states": x_BTD, "cache": cache, "nothing": None}[keep]
+            x_BTD, _ = block(x_BTD, None, None, deterministic)
+            return x_BTD, x_BTD if self.keep_states else None
 
         if config.remat != "none":
             body = nn.remat(body, prevent_cse=False, policy=_REMAT_POLICIES[config.remat])
@@ -185,13 +184,13 @@ class GPT2(_Module):
             length=config.n_layer,
             unroll=config.scan_unroll,
         )
-        x_BTD, kept = scan(Block(config, partition, name="h"), x_BTD, None)
+        x_BTD, states_LBTD = scan(Block(config, partition, name="h"), x_BTD, None)
         x_BTD = LayerNorm(config, "ln_f", name="ln_f")(x_BTD)
         if partition:
             x_BTD = partition.constrain(x_BTD, "batch", "length", "model")
-        if keep == "states":
-            kept = jnp.concatenate([embedded_BTD[None], kept[:-1], x_BTD[None]])
-        return x_BTD, kept
+        if not self.keep_states:
+            return x_BTD, None
+        return x_BTD, jnp.concatenate([embedded_BTD[None], states_LBTD[:-1], x_BTD[None]])
 
 
 def _embed(
@@ -201,7 +200,7 @@ def _embed(
     # clamps to the last row): it makes NaN, which nobody overlooks.
     token_BTD = wte_VD.at[tokens_BT].get(mode="fill", fill_value=jnp.nan)
     position_BTD = wpe_TD.at[positions_BT].get(mode="fill", fill_value=jnp.nan)
-    return (token_BTD + position_BTD).astype(compute_dtype(config))
+    return (token_BTD.astype(position_BTD.dtype) + position_BTD).astype(compute_dtype(config))
 
 
 def final_states(
@@ -223,7 +222,7 @@ def final_states(
     Raises:
         GPT2JaxError: ``params`` are not this model's.
     """
-    return _apply(params, tokens_BT, config, partition, dropout_key, "nothing")[0]
+    return _apply(params, tokens_BT, config, partition, dropout_key, keep_states=False)[0]
 
 
 def forward(
@@ -250,7 +249,7 @@ def hidden_states(
     Entry 0 is the embedding, entry l the output of block l, but the last one is taken after the final layer norm
     (as Hugging Face's ``hidden_states`` are).
     """
-    return _apply(params, tokens_BT, config, partition, None, "states")[1]
+    return _apply(params, tokens_BT, config, partition, None, keep_states=True)[1]
 
 
 def logits(params: Params, x_BTD: jax.Array, partition: Partition | None = None) -> jax.Array:
@@ -267,7 +266,7 @@ def prefill(
     """Read prompts of different lengths at once.
 
     Args:
-        params: stacked over layers.
+        params: unstacked (:func:`gpt2jax.parameters.unstack`).
         tokens_BT: prompts, padded on the right with any token.
         length_B: int32 lengths of the prompts, at least 1.
         cache_length: S of the cache, at least T.
@@ -276,11 +275,14 @@ def prefill(
         Logits [B, V] (float32) after each prompt's last token, and the cache, valid for row b below ``length_B[b]``.
         Later entries hold the padding's keys; :func:`decode_step` writes each before the row can see it.
     """
-    x_BTD, kept = _apply(params, tokens_BT, config, None, None, "cache")
-    last_B1D = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)
+    x_BTD = _embed(params["wte"], params["wpe"], tokens_BT, jnp.arange(tokens_BT.shape[1])[None, :], config)
     pad = ((0, 0), (0, 0), (0, cache_length - tokens_BT.shape[1]), (0, 0))
-    cache = [{name: jnp.pad(kept[name][layer], pad) for name in ("k", "v")} for layer in range(config.n_layer)]
-    return logits(params, last_B1D)[:, 0], cache
+    cache = []
+    for layer_params in params["h"]:
+        x_BTD, new = Block(config).apply({"params": layer_params}, x_BTD, None, None, True)
+        cache.append({name: jnp.pad(new[name], pad) for name in ("k", "v")})
+    last_B1D = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)
+    return _head(params, last_B1D, config), cache
 
 
 def decode_step(
@@ -297,13 +299,16 @@ def decode_step(
     """
     x_BTD = _embed(params["wte"], params["wpe"], token_B[:, None], position_B[:, None], config)
     x_BTD = jnp.where((position_B < cache[0]["k"].shape[2])[:, None, None], x_BTD, jnp.nan)
-    block = Block(config)
     written = []
     for layer_params, layer_cache in zip(params["h"], cache, strict=True):
-        x_BTD, layer_cache = block.apply({"params": layer_params}, x_BTD, layer_cache, position_B, True)
-        written.append(layer_cache)
-    x_BTD = LayerNorm(config, "ln_f").apply({"params": params["ln_f"]}, x_BTD)
-    return logits(params, x_BTD)[:, 0], written
+        x_BTD, new = Block(config).apply({"params": layer_params}, x_BTD, layer_cache, position_B, True)
+        written.append(new)
+    return _head(params, x_BTD, config), written
+
+
+def _head(params: Params, x_B1D: jax.Array, config: ModelConfig) -> jax.Array:
+    x_B1D = LayerNorm(config, "ln_f").apply({"params": params["ln_f"]}, x_B1D)
+    return logits(params, x_B1D)[:, 0]
 
 
 def _apply(
@@ -312,9 +317,9 @@ def _apply(
     config: ModelConfig,
     partition: Partition | None,
     dropout_key: jax.Array | None,
-    keep: str,
+    keep_states: bool,
 ) -> tuple[jax.Array, Any]:
     parameters.check(params, config)
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
-    model = GPT2(config, partition, keep)
+    model = GPT2(config, partition, keep_states)
     return model.apply({"params": params}, tokens_BT, dropout_key is None, rngs=rngs)

@@ -58,7 +58,7 @@ def loss_sum(
     # The backward pass computes each chunk's logits again rather than keep them.
     part = jax.checkpoint(part, prevent_cse=False)
 
-    def body(total: jax.Array, xs: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+    def body(total: jax.Array, xs: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         return total + part(*xs), None
 
     arrays = (x_BTD, targets_BT, weights_BT)

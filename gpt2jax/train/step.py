@@ -1,9 +1,9 @@
 """The training step: one jitted, donated function from state and batch to state and metrics."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,7 +18,8 @@ from gpt2jax.train.optimizer import make_optimizer, schedule
 Metrics = dict[str, jax.Array]
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainState:
     """All that changes from step to step; with the settings, all that a resumed run needs."""
 

@@ -1,0 +1,171 @@
+"""Checkpoints: the one module that knows Orbax.
+
+A checkpoint is a folder named by its step. It holds the train state, and in a JSON item all that is needed to use
+it without the run around it: the model's settings and the tokenizer. Checkpoints are restored into any mesh.
+"""
+
+import dataclasses
+import logging
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import orbax.checkpoint as ocp
+import pydantic
+import tiktoken
+
+from gpt2jax import tokenizer
+from gpt2jax.config import ModelConfig
+from gpt2jax.errors import GPT2JaxError
+
+T = TypeVar("T")
+
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """What a checkpoint says of itself."""
+
+    step: int
+    model: ModelConfig
+    encoding: tiktoken.Encoding
+    validation_loss: float | None = None
+    """Nats per token at this step, where it was measured."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format_version": FORMAT_VERSION,
+            "step": self.step,
+            "model": dataclasses.asdict(self.model),
+            "tokenizer": tokenizer.to_spec(self.encoding),
+            "validation_loss": self.validation_loss,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], where: str) -> Self:
+        if value.get("format_version") != FORMAT_VERSION:
+            raise GPT2JaxError(f"{where}: format_version {value.get('format_version')}: should be {FORMAT_VERSION}")
+        model = pydantic.TypeAdapter(ModelConfig).validate_python(value["model"])
+        return cls(value["step"], model, tokenizer.from_spec(value["tokenizer"]), value["validation_loss"])
+
+
+class Checkpoints:
+    """The checkpoints of one run: written in the background, the newest few and the best kept.
+
+    Use as a context manager: leaving it waits for writes in flight and raises what went wrong in them.
+    """
+
+    def __init__(self, folder: str | Path, keep_last: int = 2, read_only: bool = False) -> None:
+        """Open ``folder``, which is made unless ``read_only``.
+
+        Args:
+            keep_last: newest checkpoints to keep, beside the one with the lowest validation loss.
+        """
+        # Orbax logs every save and restore, and warns of what is as it should be here.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self.folder = Path(folder).absolute()
+        policies = ocp.checkpoint_managers
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(keep_last),
+                    policies.BestN(get_metric_fn=lambda metrics: metrics["validation_loss"], reverse=True, n=1),
+                ]
+            ),
+            enable_async_checkpointing=not read_only,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
+        )
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=options,
+            item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def latest_step(self) -> int | None:
+        return max(self.steps(), default=None)
+
+    def save(self, state: Any, meta: Meta) -> None:
+        """Start writing ``state``; it may be donated as soon as this returns.
+
+        Raises:
+            GPT2JaxError: a checkpoint of this step or a later one exists (Orbax would skip the save in silence).
+        """
+        latest = self.latest_step()
+        if latest is not None and meta.step <= latest:
+            raise GPT2JaxError(f"checkpoint of step {meta.step}: {self.folder} already holds step {latest}")
+        loss = math.inf if meta.validation_loss is None else meta.validation_loss
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta.to_json()))
+        if not self._manager.save(meta.step, args=items, metrics={"validation_loss": loss}):
+            raise GPT2JaxError(f"checkpoint of step {meta.step}: Orbax did not save it in {self.folder}")
+
+    def read_meta(self, step: int) -> Meta:
+        items = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        return Meta.from_json(items["meta"], f"{self.folder}/{step}")
+
+    def restore(self, step: int, abstract: T) -> T:
+        """The state of ``step``.
+
+        Args:
+            abstract: the state's tree of ShapeDtypeStructs with shardings: each shard is read to where it belongs.
+        """
+        items = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
+        return items["state"]
+
+
+def find(path: str | Path) -> tuple[Path, int]:
+    """The checkpoints folder and the step that ``path`` means.
+
+    ``path`` is a run's folder (its newest checkpoint), its ``checkpoints`` folder, or one checkpoint in it.
+
+    Raises:
+        GPT2JaxError: there is no checkpoint.
+    """
+    path = Path(path).absolute()
+    if not path.is_dir():
+        raise GPT2JaxError(f"{path}: no such folder; expected a run's folder or a checkpoint")
+    if path.name.isdecimal() and (path / "state").is_dir():
+        return path.parent, int(path.name)
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    steps = [int(child.name) for child in folder.iterdir() if child.name.isdecimal() and (child / "state").is_dir()]
+    if not steps:
+        raise GPT2JaxError(f"{path}: holds no checkpoint; `gpt2jax train` writes them to RUN/checkpoints")
+    return folder, max(steps)
+
+
+def read_meta(path: str | Path) -> Meta:
+    """What the checkpoint that ``path`` means (:func:`find`) says of itself."""
+    folder, step = find(path)
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        return checkpoints.read_meta(step)
+
+
+def restore_params(path: str | Path, abstract: dict[str, Any]) -> dict[str, Any]:
+    """The parameters alone of the checkpoint that ``path`` means (:func:`find`).
+
+    Args:
+        abstract: ShapeDtypeStructs with shardings, in the layout of the parameters.
+    """
+    folder, step = find(path)
+    item = {"params": abstract}
+    restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        restored = checkpointer.restore(
+            folder / str(step) / "state",
+            args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True),
+        )
+    return restored["params"]

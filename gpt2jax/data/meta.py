@@ -1,0 +1,111 @@
+"""meta.json: what is in a folder of shards, and how it came there."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+import tiktoken
+
+from gpt2jax import tokenizer
+from gpt2jax.data.shards import Format, Shard, Split, open_shard
+from gpt2jax.errors import GPT2JaxError
+
+FILE_NAME = "meta.json"
+FORMAT_VERSION = 1
+
+Count = Annotated[int, pydantic.Field(ge=1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitMeta:
+    """One split: its file names in order, and what is in them."""
+
+    files: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
+    tokens: Count
+    """Tokens in all files, end-of-text tokens included."""
+    documents: Count
+    bytes: Count
+    """UTF-8 bytes of the text; divided by ``tokens``, it turns nats per token into bits per byte."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """The contents of meta.json. ``train`` and ``validation`` are the splits; the rest is how they were made."""
+
+    tokenizer: dict[str, str]
+    """What :func:`gpt2jax.tokenizer.from_spec` takes."""
+    n_vocab: Count
+    format: Format
+    train: SplitMeta
+    validation: SplitMeta
+    sources: tuple[str, ...]
+    text_key: str
+    split: Literal["documents", "tail"]
+    validation_fraction: float
+    seed: int
+    end_of_text: bool
+    shard_tokens: int
+    source_sha256: str
+    """Of the sources' contents and all arguments that shape the shards: equal when preparing again would change nothing."""
+    format_version: Literal[1] = FORMAT_VERSION
+
+    def encoding(self) -> tiktoken.Encoding:
+        return tokenizer.from_spec(self.tokenizer)
+
+    def of(self, split: Split) -> SplitMeta:
+        return self.train if split == "train" else self.validation
+
+    def open_shards(self, folder: Path, split: Split) -> list[Shard]:
+        """The shards of a split in ``folder``, checked.
+
+        Raises:
+            GPT2JaxError: a file is missing, damaged or in another format, or the tokens are not as many as recorded.
+        """
+        recorded = self.of(split)
+        shards = [open_shard(folder / name, self.format) for name in recorded.files]
+        found = sum(shard.tokens for shard in shards)
+        if found != recorded.tokens:
+            raise GPT2JaxError(f"{folder}: {split}: {found:,} tokens: should be {recorded.tokens:,} by its {FILE_NAME}")
+        return shards
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @staticmethod
+    def from_json(text: str, where: str) -> "Meta":
+        """What :meth:`to_json` wrote; ``where`` (the file) heads every error line.
+
+        Raises:
+            GPT2JaxError: not JSON, another version's file, or a key missing or of the wrong type.
+        """
+        try:
+            mapping = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise GPT2JaxError(f"{where}: not JSON ({error})") from None
+        if not isinstance(mapping, dict):
+            raise GPT2JaxError(f"{where}: {type(mapping).__name__}: should be an object")
+        # Before all else: another version may have other keys.
+        version = mapping.get("format_version")
+        if version != FORMAT_VERSION:
+            raise GPT2JaxError(f"{where}: format_version: {version!r}: should be {FORMAT_VERSION}")
+        try:
+            return pydantic.TypeAdapter(Meta).validate_json(text, strict=True)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, first["loc"]))
+            if first["type"] == "missing":
+                raise GPT2JaxError(f"{where}: {key}: missing") from None
+            raise GPT2JaxError(f"{where}: {key}: {first['input']!r}: {first['msg'].removeprefix('Input ')}") from None
+
+
+def read_meta(folder: Path) -> Meta | None:
+    """The meta.json of ``folder``, or None where there is none (shards that another program wrote)."""
+    path = folder / FILE_NAME
+    try:
+        return Meta.from_json(path.read_bytes().decode("utf-8"), str(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise GPT2JaxError(f"{path}: cannot be read ({error})") from None

@@ -1,0 +1,257 @@
+"""Token shards to batches. A batch is a function of (seed, step), the order of its rows included."""
+
+import bisect
+import itertools
+import re
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+import tiktoken
+
+from gpt2jax import tokenizer
+from gpt2jax.data.meta import FILE_NAME, read_meta
+from gpt2jax.data.shards import Format, Shard, Split, open_shard
+from gpt2jax.errors import GPT2JaxError
+
+
+class TokenWindows:
+    """Windows of T+1 tokens at stride T: each token but a shard's first is a target once. A source for Grain.
+
+    A window lies inside one shard; what remains of a shard below T+1 tokens is left out.
+    """
+
+    def __init__(self, shards: Sequence[Shard], n_ctx: int, n_vocab: int) -> None:
+        """Only counts; files are opened when first read.
+
+        Raises:
+            GPT2JaxError: no shard holds a full window.
+        """
+        self.shards = tuple(shards)
+        self.n_ctx = n_ctx
+        self.n_vocab = n_vocab
+        # Windows up to the end of each shard.
+        self._ends = list(itertools.accumulate((shard.tokens - 1) // n_ctx for shard in self.shards))
+        self._memmaps: dict[int, np.ndarray] = {}
+        if not len(self):
+            longest = max(self.shards, key=lambda shard: shard.tokens)
+            raise GPT2JaxError(
+                f"{longest.path}: {longest.tokens:,} tokens: should be at least {n_ctx + 1:,}, one window of"
+                f" model.n_ctx ({n_ctx:,}) + 1"
+            )
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @property
+    def tokens(self) -> int:
+        return sum(shard.tokens for shard in self.shards)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Window ``index`` [T+1], int32.
+
+        Raises:
+            GPT2JaxError: it holds a token outside the vocabulary, which the model would read as another one.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"window {index} of {len(self)}")
+        number = bisect.bisect_right(self._ends, index)
+        shard = self.shards[number]
+        start = (index - (self._ends[number - 1] if number else 0)) * self.n_ctx
+        if number not in self._memmaps:
+            self._memmaps[number] = shard.memmap()
+        window_T = self._memmaps[number][start : start + self.n_ctx + 1].astype(np.int32)
+        if window_T.max() >= self.n_vocab:
+            at = int(np.argmax(window_T >= self.n_vocab))
+            raise GPT2JaxError(
+                f"{shard.path}: token {start + at:,}: {window_T[at]}: should be below {self.n_vocab},"
+                " the size of the vocabulary"
+            )
+        return window_T
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickled memmap is a copy of the whole file.
+        return self.__dict__ | {"_memmaps": {}}
+
+
+def open_split(
+    folder: str | Path, split: Split, n_ctx: int, n_vocab: int, tokenizer_name: str = "auto"
+) -> tuple[TokenWindows, tiktoken.Encoding, float | None]:
+    """The windows of a split, its vocabulary, and its UTF-8 bytes per token.
+
+    ``folder`` holds what :func:`gpt2jax.data.prepare.prepare` wrote, or nanoGPT's ``train.bin`` and ``val.bin``, or
+    llm.c's ``*_train_*.bin`` and ``*_val_*.bin``. The last two do not say which vocabulary they are in, so
+    ``tokenizer_name`` must, and their bytes per token are None.
+
+    Raises:
+        GPT2JaxError: no such shards, damaged ones, or a vocabulary that is not the model's.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise GPT2JaxError(f"data.path: {folder}: no such folder: make it with gpt2jax prepare")
+    meta = read_meta(folder)
+    if meta is None:
+        shards = _foreign_shards(folder, split)
+        if tokenizer_name == "auto":
+            raise GPT2JaxError(
+                f"data.tokenizer: 'auto': should be named, {folder} has no {FILE_NAME}: add --data.tokenizer gpt2"
+            )
+        encoding = tokenizer.from_spec({"name": tokenizer_name})
+        bytes_per_token = None
+    else:
+        if tokenizer_name not in ("auto", meta.tokenizer.get("name")):
+            raise GPT2JaxError(
+                f"data.tokenizer: {tokenizer_name!r}: should be auto or {meta.tokenizer.get('name')},"
+                f" which {folder} was prepared with"
+            )
+        shards = meta.open_shards(folder, split)
+        encoding = meta.encoding()
+        bytes_per_token = meta.of(split).bytes / meta.of(split).tokens
+    if n_vocab != encoding.n_vocab:
+        raise GPT2JaxError(
+            f"model.n_vocab: {n_vocab}: should be {encoding.n_vocab}, the vocabulary of {folder} ({encoding.name})"
+        )
+    return TokenWindows(shards, n_ctx, n_vocab), encoding, bytes_per_token
+
+
+def _foreign_shards(folder: Path, split: Split) -> list[Shard]:
+    """Shards that nanoGPT or llm.c wrote, told apart by their names."""
+    short = "train" if split == "train" else "val"
+    # llm.c numbers its shards, except for the single ones of tinyshakespeare and tinystories.
+    patterns: dict[Format, str] = {"nanogpt": rf"{short}\.bin", "llmc": rf".+_{short}(_\d+)?\.bin"}
+    names = sorted(file.name for file in folder.iterdir())
+    found = {format: [name for name in names if re.fullmatch(patterns[format], name)] for format in patterns}
+    if all(found.values()):
+        raise GPT2JaxError(f"{folder}: {', '.join(found['nanogpt'])} and {found['llmc'][0]}: should be of one format")
+    if not any(found.values()):
+        raise GPT2JaxError(f"{folder}: no {split} shards: should hold {FILE_NAME}, {short}.bin or *_{short}_*.bin")
+    return [open_shard(folder / name, format) for format, names in found.items() for name in names]
+
+
+def training_batches(
+    windows: TokenWindows,
+    *,
+    seed: int,
+    batch_size: int,
+    start_step: int,
+    batch_sharding: jax.sharding.NamedSharding,
+    read_threads: int,
+    read_buffer: int,
+) -> Generator[np.ndarray, None, None]:
+    """This process's rows [b, T+1] (int32) of the batches from ``start_step`` on, forever; close it to end its threads.
+
+    Args:
+        batch_size: B, over all processes.
+        batch_sharding: where the global batch [B, T+1] will live; ``jax.make_array_from_process_local_data`` puts
+            the rows there.
+        read_threads: threads that read ahead; 0 reads in the caller's.
+        read_buffer: windows to read ahead.
+
+    Raises:
+        GPT2JaxError: the devices of this process do not hold one contiguous, equal share of the rows.
+    """
+    shape = (batch_size, windows.n_ctx + 1)
+    indices = batch_sharding.addressable_devices_indices_map(shape).values()
+    ranges = [index[0].indices(batch_size)[:2] for index in indices if index is not None]
+    shard_index, shard_count = local_rows(ranges, batch_size)
+    return batches(
+        windows,
+        seed=seed,
+        batch_size=batch_size,
+        start_step=start_step,
+        shard_index=shard_index,
+        shard_count=shard_count,
+        read_threads=read_threads,
+        read_buffer=read_buffer,
+    )
+
+
+def local_rows(ranges: Iterable[tuple[int, int]], batch_size: int) -> tuple[int, int]:
+    """(shard index, shard count) of a process whose devices hold these row ranges (start, stop) of a global batch.
+
+    Devices may hold the same rows (they share a model among them), and so may processes.
+
+    Raises:
+        GPT2JaxError: together they are not one contiguous, equal share.
+    """
+    rows = sorted({row for start, stop in ranges for row in range(start, stop)})
+    if rows != list(range(rows[0], rows[-1] + 1)) or batch_size % len(rows) or rows[0] % len(rows):
+        raise GPT2JaxError(
+            f"mesh: this process's devices hold rows {rows} of a batch of {batch_size}: should be contiguous, and as"
+            " many as every other process has"
+        )
+    return rows[0] // len(rows), batch_size // len(rows)
+
+
+class _ContiguousShares:
+    """Reorders rows within each batch so that Grain's shard i, which takes rows i, i+n, i+2n... of a batch, gets the
+    i-th contiguous n-th of it. So the global batch, laid out by process, does not depend on how many there are."""
+
+    def __init__(self, rows: Any, batch_size: int, shard_count: int) -> None:
+        self._rows = rows
+        self._batch_size = batch_size
+        self._shard_count = shard_count
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        row = index % self._batch_size
+        share = self._batch_size // self._shard_count
+        return self._rows[index - row + row % self._shard_count * share + row // self._shard_count]
+
+
+def batches(
+    windows: TokenWindows,
+    *,
+    seed: int,
+    batch_size: int,
+    start_step: int,
+    shard_index: int,
+    shard_count: int,
+    read_threads: int = 0,
+    read_buffer: int = 1,
+) -> Generator[np.ndarray, None, None]:
+    """Share ``shard_index`` of ``shard_count`` [B / shard_count, T+1] (int32) of each batch from ``start_step`` on.
+
+    Every epoch goes through all windows once, in an order of its own; a batch may end one epoch and begin the next.
+    The place to start from is found at once, without reading what comes before it.
+    """
+    rows = grain.MapDataset.source(windows).seed(seed).shuffle().repeat()
+    share = batch_size // shard_count
+    iterator = iter(
+        grain.experimental.ElasticIterator(
+            grain.MapDataset.source(_ContiguousShares(rows, batch_size, shard_count)),
+            batch_size,
+            grain.sharding.ShardOptions(shard_index=shard_index, shard_count=shard_count),
+            # Grain's buffer counts batches here.
+            read_options=grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=-(-read_buffer // share)),
+        )
+    )
+    iterator.set_state({"global_next_index": start_step * batch_size})
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def validation_windows(
+    windows: TokenWindows, batch_size: int, max_batches: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Always the same windows, evenly spread over the split: tokens [B, T+1] (int32) and target weights [B, T] (float32).
+
+    ``max_batches`` 0 takes all windows. The last batch is filled up with rows of weight 0, so that all have one shape
+    and compile once.
+    """
+    count = len(windows) if max_batches == 0 else min(len(windows), max_batches * batch_size)
+    chosen = [number * len(windows) // count for number in range(count)]
+    for start in range(0, count, batch_size):
+        some = chosen[start : start + batch_size]
+        tokens_BT = np.zeros((batch_size, windows.n_ctx + 1), np.int32)
+        weights_BT = np.zeros((batch_size, windows.n_ctx), np.float32)
+        tokens_BT[: len(some)] = [windows[index] for index in some]
+        weights_BT[: len(some)] = 1
+        yield tokens_BT, weights_BT

@@ -1,0 +1,241 @@
+"""Text to token shards: read, cut into train and validation, encode, write, in one pass over the corpus."""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import rich.console
+import rich.progress
+import tiktoken
+
+from gpt2jax import tokenizer as tokenizers
+from gpt2jax.data.corpora import Document, Source, digest, find_sources, read_documents
+from gpt2jax.data.meta import FILE_NAME, Meta, SplitMeta, read_meta
+from gpt2jax.data.shards import SHARD_TOKENS, Format, ShardWriter, Split
+from gpt2jax.errors import GPT2JaxError
+
+Tokenizer = Literal["gpt2", "bytes", "characters"]
+SplitRule = Literal["documents", "tail"]
+
+# Told after each document how many bytes of the sources are done, and how many there are.
+Report = Callable[[int, int], None]
+
+
+def prepare(
+    sources: Sequence[str],
+    out: str | Path,
+    *,
+    tokenizer: Tokenizer = "gpt2",
+    format: Format = "nanogpt",
+    split: SplitRule = "documents",
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    text_key: str = "text",
+    shard_tokens: int = SHARD_TOKENS,
+    end_of_text: bool = True,
+    progress: Report | bool = True,
+) -> Meta:
+    """Write the token shards of a corpus and their meta.json into ``out``, or leave nothing there.
+
+    ``<|endoftext|>`` stands after each document in nanoGPT's format and before each in llm.c's, as those programs
+    place it; ``end_of_text=False`` leaves it out, and the character vocabulary has none. With ``split="tail"``,
+    ``end_of_text=False`` and a single text file, the shards are those of nanoGPT's shakespeare and shakespeare_char.
+
+    Args:
+        sources: files, folders or ``pydoc``; see :mod:`gpt2jax.data.corpora`.
+        out: the folder. If it holds shards made from the same contents by the same arguments, they are kept as they
+            are and nothing is done.
+        tokenizer: ``characters`` takes its alphabet from the corpus, sorted, in a pass of its own.
+        split: ``documents`` gives one document of every ``round(1 / validation_fraction)`` to validation, at a place
+            drawn with ``seed``; ``tail`` gives it the last ``validation_fraction`` of the characters, cutting one
+            document in two (each part then is a document). ``tail`` counts the characters in a pass of its own.
+        validation_fraction: above 0, at most 0.5.
+        text_key: the key of the text in .jsonl files.
+        shard_tokens: most tokens in a file, in llm.c's format.
+        progress: a function to call, or whether to draw a bar when stderr is a terminal.
+
+    Raises:
+        GPT2JaxError: bad arguments, unreadable sources, a split without documents, or ``out`` holds something else.
+    """
+    out = Path(out)
+    if not 0 < validation_fraction <= 0.5:
+        raise GPT2JaxError(f"validation fraction: {validation_fraction}: should be above 0 and at most 0.5")
+    if seed < 0:
+        raise GPT2JaxError(f"seed: {seed}: should be at least 0")
+    found = find_sources(sources)
+    fingerprint = _fingerprint(
+        found, tokenizer, format, split, validation_fraction, seed, text_key, shard_tokens, end_of_text
+    )
+    existing = _existing(out, fingerprint)
+    if existing is not None:
+        return existing
+
+    characters = 0
+    alphabet: set[str] = set()
+    if tokenizer == "characters" or split == "tail":
+        for document in read_documents(found, text_key):
+            characters += len(document.text)
+            alphabet.update(document.text)
+    encoding = _encoding(tokenizer, alphabet)
+
+    with _bar(progress) as report, _folder(out) as folder:
+        documents = _reported(read_documents(found, text_key), report, sum(source.size for source in found))
+        if split == "documents":
+            parts = _split_documents(documents, round(1 / validation_fraction), seed)
+        else:
+            # int() and the product as in nanoGPT's prepare.py, so that the cut is at the same character.
+            parts = _split_tail(documents, int(characters * (1 - validation_fraction)))
+        splits = _write(parts, folder, out.name, encoding, format, shard_tokens, end_of_text)
+        meta = Meta(
+            tokenizer=tokenizers.to_spec(encoding),
+            n_vocab=encoding.n_vocab,
+            format=format,
+            train=splits["train"],
+            validation=splits["validation"],
+            sources=tuple(sources),
+            text_key=text_key,
+            split=split,
+            validation_fraction=float(validation_fraction),
+            seed=seed,
+            end_of_text=end_of_text,
+            shard_tokens=shard_tokens,
+            source_sha256=fingerprint,
+        )
+        (folder / FILE_NAME).write_text(meta.to_json(), encoding="utf-8", newline="")
+    return meta
+
+
+def _fingerprint(found: Sequence[Source], *arguments: str | float | bool) -> str:
+    """sha256 of everything that shapes the shards: contents, not names, so that a corpus may be moved."""
+    contents = [(digest(source), source.json_lines) for source in found]
+    return hashlib.sha256(json.dumps([contents, *arguments]).encode()).hexdigest()
+
+
+def _existing(out: Path, fingerprint: str) -> Meta | None:
+    """The meta of a folder that is ready already; None if there is nothing in it."""
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        raise GPT2JaxError(f"{out}: a file is in the way: should be a folder, or nothing yet")
+    if not any(out.iterdir()):
+        return None
+    meta = read_meta(out)
+    if meta is None or meta.source_sha256 != fingerprint:
+        raise GPT2JaxError(f"{out}: not empty, and not made from these sources and settings: remove it or name another")
+    meta.open_shards(out, "train")
+    meta.open_shards(out, "validation")
+    return meta
+
+
+def _encoding(name: Tokenizer, alphabet: set[str]) -> tiktoken.Encoding:
+    if name == "characters":
+        return tokenizers.characters("".join(sorted(alphabet)))
+    return tokenizers.from_spec({"name": name})
+
+
+def _split_documents(documents: Iterable[Document], block: int, seed: int) -> Iterator[tuple[Split, str]]:
+    """One document of every ``block``, at a random place in it, is for validation: an exact share, in one pass."""
+    chosen = 0
+    for index, document in enumerate(documents):
+        if index % block == 0:
+            chosen = int(np.random.default_rng((seed, index // block)).integers(block))
+        yield "validation" if index % block == chosen else "train", document.text
+
+
+def _split_tail(documents: Iterable[Document], cut: int) -> Iterator[tuple[Split, str]]:
+    """The first ``cut`` characters of the corpus are for training, the others for validation."""
+    for document in documents:
+        head, tail = document.text[:cut], document.text[cut:]
+        cut -= len(head)
+        if head:
+            yield "train", head
+        if tail:
+            yield "validation", tail
+
+
+def _write(
+    parts: Iterable[tuple[Split, str]],
+    folder: Path,
+    name: str,
+    encoding: tiktoken.Encoding,
+    format: Format,
+    shard_tokens: int,
+    end_of_text: bool,
+) -> dict[Split, SplitMeta]:
+    """Encode every document and write it to its split."""
+    token = tokenizers.end_of_text(encoding) if end_of_text else None
+    mark = np.array([] if token is None else [token], dtype=np.uint32)
+    documents: dict[Split, int] = {"train": 0, "validation": 0}
+    text_bytes: dict[Split, int] = {"train": 0, "validation": 0}
+    with contextlib.ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(ShardWriter(folder, name, split, format, encoding.n_vocab, shard_tokens))
+            for split in documents
+        }
+        for split, text in parts:
+            tokens_T = tokenizers.encode_corpus(encoding, text)
+            writers[split].write(np.concatenate([tokens_T, mark] if format == "nanogpt" else [mark, tokens_T]))
+            documents[split] += 1
+            text_bytes[split] += len(text.encode())
+    for split, count in documents.items():
+        if not count:
+            total = sum(documents.values())
+            raise GPT2JaxError(
+                f"{split}: no documents among the corpus's {total}: should be at least one; use --split tail,"
+                " or another validation fraction"
+            )
+    return {
+        split: SplitMeta(tuple(writer.files), writer.tokens, documents[split], text_bytes[split])
+        for split, writer in writers.items()
+    }
+
+
+@contextlib.contextmanager
+def _folder(out: Path) -> Iterator[Path]:
+    """A new folder beside ``out`` that takes its place at the end, and is removed when that is not reached."""
+    # Not tempfile.mkdtemp, whose folders nobody but their owner may read.
+    folder = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        if out.exists():
+            out.rmdir()  # It is empty; not every system renames over a folder.
+        folder.rename(out)
+    except OSError as error:
+        raise GPT2JaxError(f"{out}: cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reported(documents: Iterable[Document], report: Report, total: int) -> Iterator[Document]:
+    """``documents``, with a report after each has been dealt with."""
+    done = 0
+    for document in documents:
+        yield document
+        done += document.source_bytes
+        report(done, total)
+
+
+@contextlib.contextmanager
+def _bar(progress: Report | bool) -> Iterator[Report]:
+    """``progress`` itself if it is a function, else a bar on stderr, which draws nothing off a terminal."""
+    if not isinstance(progress, bool):
+        yield progress
+        return
+    console = rich.console.Console(stderr=True)
+    columns = (
+        rich.progress.TextColumn("Encoding"),
+        rich.progress.BarColumn(),
+        rich.progress.DownloadColumn(),
+        rich.progress.TransferSpeedColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,177 @@
+"""Files of tokens, as nanoGPT and llm.c write them: little-endian uint16, without and with a header."""
+
+import dataclasses
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Literal, Self
+
+import numpy as np
+
+from gpt2jax.errors import GPT2JaxError
+
+Format = Literal["nanogpt", "llmc"]
+Split = Literal["train", "validation"]
+
+TOKEN = np.dtype("<u2")
+MAX_VOCAB = 2**16
+SHARD_TOKENS = 100_000_000
+
+# llm.c, dev/data/data_common.py: 256 int32, of which three are used: magic number, version, number of tokens.
+HEADER_BYTES = 1024
+MAGIC = 20240520
+VERSION = 1
+# llm.c's other files, told apart by their first number. As a token, its low half is above GPT-2's vocabulary, so no
+# nanoGPT file of GPT-2 tokens starts like one of these.
+OTHER_MAGIC = {
+    20240326: "llm.c model",
+    20240327: "llm.c debug state",
+    20240328: "llm.c tokenizer",
+    20240522: "llm.c evaluation",
+    20240527: "llm.c optimizer state",
+    20240801: "llm.c Llama 3 data (32-bit tokens)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A checked file of tokens. Nothing of it is in memory."""
+
+    path: Path
+    format: Format
+    tokens: int
+    offset: int
+    """Bytes before the first token."""
+
+    def memmap(self) -> np.ndarray:
+        """The tokens [tokens], uint16, read from disk as they are touched."""
+        return np.memmap(self.path, dtype=TOKEN, mode="r", offset=self.offset, shape=(self.tokens,))
+
+
+def open_shard(path: Path, expected_format: Format | None = None) -> Shard:
+    """Check the header and the size of a shard; the tokens stay on disk.
+
+    Args:
+        expected_format: what the file must be; by default llm.c's header tells.
+
+    Raises:
+        GPT2JaxError: not such a file, empty, cut short, too long, or another kind of llm.c file.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header = np.frombuffer(file.read(12).ljust(12, b"\0"), dtype="<i4")
+    except OSError as error:
+        raise GPT2JaxError(f"{path}: cannot be read as a token shard ({error.strerror})") from None
+    if size == 0:
+        raise GPT2JaxError(f"{path}: 0 bytes: an empty shard; should hold at least one token")
+    magic, version, tokens = map(int, header)
+    if magic in OTHER_MAGIC:
+        raise GPT2JaxError(f"{path}: header {magic}: {OTHER_MAGIC[magic]} file: should be a file of 16-bit tokens")
+    found: Format = "llmc" if magic == MAGIC else "nanogpt"
+    if expected_format == "llmc" and found != "llmc":
+        raise GPT2JaxError(f"{path}: wrong header: starts with {magic}: should start with llm.c's {MAGIC}")
+    if expected_format == "nanogpt" and found != "nanogpt":
+        raise GPT2JaxError(f"{path}: wrong header: starts with llm.c's {MAGIC}: should be nanoGPT's, without a header")
+    if found == "nanogpt":
+        if size % TOKEN.itemsize:
+            raise GPT2JaxError(f"{path}: {size:,} bytes: should be an even number, two bytes a token")
+        return Shard(path, "nanogpt", size // TOKEN.itemsize, 0)
+    if size < HEADER_BYTES:
+        raise GPT2JaxError(f"{path}: {size:,} bytes: cut short: llm.c's header alone is {HEADER_BYTES:,}")
+    if version != VERSION:
+        raise GPT2JaxError(f"{path}: llm.c data version {version}: unsupported: should be {VERSION}")
+    if tokens <= 0:
+        raise GPT2JaxError(f"{path}: {tokens:,} tokens by its header: an empty shard; should hold at least one token")
+    wanted = HEADER_BYTES + tokens * TOKEN.itemsize
+    if size != wanted:
+        fault = "cut short" if size < wanted else "trailing bytes"
+        raise GPT2JaxError(f"{path}: {size:,} bytes: {fault}: should be {wanted:,} for the header's {tokens:,} tokens")
+    return Shard(path, "llmc", tokens, HEADER_BYTES)
+
+
+class ShardWriter:
+    """Writes one split, token array by token array, into as many files as it takes.
+
+    nanoGPT's format is one file, ``train.bin`` or ``val.bin``. llm.c's are ``{name}_val_{i:06d}.bin`` from 0 and
+    ``{name}_train_{i:06d}.bin`` from 1, all full but the last. The folder should be a temporary one, renamed by the
+    caller when all is written: until :meth:`close`, the last file is incomplete.
+
+    Attributes:
+        files: names of the files so far.
+        tokens: tokens written so far.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        split: Split,
+        format: Format,
+        n_vocab: int,
+        shard_tokens: int = SHARD_TOKENS,
+    ) -> None:
+        if n_vocab > MAX_VOCAB:
+            raise GPT2JaxError(f"vocabulary: {n_vocab:,} tokens: should be at most {MAX_VOCAB:,}, what 16 bits hold")
+        # llm.c's header counts in an int32.
+        if not 1 <= shard_tokens < 2**31:
+            raise GPT2JaxError(f"shard tokens: {shard_tokens}: should be from 1 to {2**31 - 1:,}")
+        self.files: list[str] = []
+        self.tokens = 0
+        self._folder = folder
+        self._name = name
+        self._short = {"train": "train", "validation": "val"}[split]
+        self._first = {"train": 1, "validation": 0}[split]
+        self._format = format
+        self._n_vocab = n_vocab
+        self._shard_tokens = shard_tokens
+        self._file: BinaryIO | None = None
+        self._in_file = 0
+
+    def write(self, tokens_T: np.ndarray) -> None:
+        """Append tokens [T] of any integer dtype.
+
+        Raises:
+            GPT2JaxError: a token outside the vocabulary (which would wrap round in 16 bits, or break training).
+        """
+        if tokens_T.size and not 0 <= int(tokens_T.min()) <= int(tokens_T.max()) < self._n_vocab:
+            raise GPT2JaxError(f"token {tokens_T.max()}: should be below {self._n_vocab}, the size of the vocabulary")
+        tokens_T = tokens_T.astype(TOKEN)
+        while tokens_T.size:
+            file = self._file or self._start_file()
+            room = tokens_T.size if self._format == "nanogpt" else self._shard_tokens - self._in_file
+            file.write(tokens_T[:room].tobytes())
+            written = min(room, tokens_T.size)
+            self._in_file += written
+            self.tokens += written
+            tokens_T = tokens_T[room:]
+            if tokens_T.size:
+                self.close()
+
+    def _start_file(self) -> BinaryIO:
+        index = self._first + len(self.files)
+        name = f"{self._short}.bin" if self._format == "nanogpt" else f"{self._name}_{self._short}_{index:06d}.bin"
+        self._file = (self._folder / name).open("xb")
+        self.files.append(name)
+        self._in_file = 0
+        if self._format == "llmc":
+            self._file.write(bytes(HEADER_BYTES))
+        return self._file
+
+    def close(self) -> None:
+        """Complete the last file."""
+        if self._file is None:
+            return
+        if self._format == "llmc":
+            # Last, because only now is the number of tokens known.
+            self._file.seek(0)
+            self._file.write(np.array([MAGIC, VERSION, self._in_file], dtype="<i4").tobytes())
+        self._file.close()
+        self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

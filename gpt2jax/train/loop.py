@@ -1,0 +1,290 @@
+"""Training, told as one story from the settings to the last checkpoint."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import signal
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tiktoken
+
+from gpt2jax import config as settings
+from gpt2jax import parameters
+from gpt2jax.checkpoint import Checkpoints, Meta
+from gpt2jax.config import Config
+from gpt2jax.data.pipeline import TokenWindows, open_split, training_batches, validation_windows
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.parameters import Params
+from gpt2jax.partition import Partition, make_mesh
+from gpt2jax.train.plots import draw_loss
+from gpt2jax.train.report import write_report
+from gpt2jax.train.runlog import Row, RunLog
+from gpt2jax.train.step import abstract_state, init_state, make_eval_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run ended."""
+
+    step: int
+    interrupted: bool
+    params: Params
+    encoding: tiktoken.Encoding
+    validation_loss: float
+    """Nats per token at the last validation."""
+    bits_per_byte: float | None
+
+
+def train(config: Config, command: str = "") -> Result:
+    """Train as ``config`` says, into its run's folder; goes on from the newest checkpoint there, if there is one.
+
+    Ctrl-C or SIGTERM ends the run after the step in hand, with a checkpoint to go on from. However often a run is
+    stopped, its parameters end bitwise as if it had never been: batch, dropout and learning rate are functions of
+    the step.
+
+    Args:
+        command: the command line, for the report.
+
+    Raises:
+        GPT2JaxError: data, mesh, settings and the checkpoint in the folder do not fit together.
+    """
+    # The data, and whether it is this model's.
+    model, training = config.model, config.training
+    data = config.data
+    windows, encoding, bytes_per_token = open_split(data.path, "train", model.n_ctx, model.n_vocab, data.tokenizer)
+    held_out, _, bytes_per_token = open_split(data.path, "validation", model.n_ctx, model.n_vocab, data.tokenizer)
+
+    # The mesh, and whether it divides this model and batch.
+    place = Partition(make_mesh(config.mesh))
+    micro_batch = training.batch_size // training.micro_batches
+    place.check(model, batch=micro_batch)
+
+    run_dir = Path(training.run_dir)
+    _open_run_dir(run_dir)
+    with Checkpoints(run_dir / "checkpoints", training.keep_last) as checkpoints, _stop_signals() as stop:
+        # The state: from the newest checkpoint of this run, else fresh.
+        start = checkpoints.latest_step() or 0
+        if start:
+            _check_resumable(config, checkpoints.read_meta(start), encoding, run_dir)
+            state = checkpoints.restore(start, abstract_state(config, place))
+        else:
+            state = init_state(config, place)
+        _write_config(config, run_dir)
+
+        with (
+            RunLog(run_dir, start, training.steps) as log,
+            contextlib.closing(_device_batches(config, place, windows, start, micro_batch)) as batches,
+        ):
+            log.say(_headline(config, place, windows, held_out))
+            if start:
+                log.say(f"resumed {run_dir} at step {start} of {training.steps}")
+            train_step = make_train_step(config, place)
+            evaluate = _Evaluator(config, place, held_out, micro_batch, bytes_per_token)
+            clock = _Clock(sum(row["train_seconds"] for row in log.rows[-1:]))
+
+            step = start
+            while step < training.steps and not stop:
+                state, metrics = train_step(state, next(batches))
+                step += 1
+                if step == start + 1:  # The first step compiles: wait for it, and count from after it.
+                    jax.block_until_ready(metrics)
+                    clock.resume(step)
+                log.progress(step, f"loss {log.rows[-1]['loss']:.4f}" if log.rows and "loss" in log.rows[-1] else "")
+                if step % training.log_interval == 0 or step == training.steps:
+                    row: Row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
+                    seconds = clock.lap(step)
+                    row |= {"train_seconds": clock.total, "step_seconds": seconds}
+                    row["tokens_per_second"] = training.batch_size * model.n_ctx / seconds if seconds else 0.0
+                    log.write(row, _train_line(row, training.steps))
+                    _check_finite("loss", row, checkpoints)
+                validate = step % training.eval_interval == 0 or step == training.steps
+                save = step % training.checkpoint_interval == 0 or step == training.steps or bool(stop)
+                if validate or save:
+                    jax.block_until_ready(state)
+                    clock.pause(step)
+                    row = evaluate(state.params, step, clock.total)
+                    log.write(row, _validation_line(row))
+                    _check_finite("validation_loss", row, checkpoints)
+                    if save:
+                        checkpoints.save(state, Meta(step, model, encoding, row["validation_loss"]))
+                    draw_loss(log.rows, run_dir / "loss.png", str(run_dir))
+                    clock.resume(step)
+
+            if step == start:  # Nothing was left to do: say how the model stands.
+                row = evaluate(state.params, step, clock.total)
+                log.say(f"{run_dir} is at step {step} of {training.steps}: nothing was trained")
+                log.say(_validation_line(row))
+            else:
+                row = next(row for row in reversed(log.rows) if "validation_loss" in row)
+                write_report(config, log.rows, run_dir / "report.md", command)
+            if stop:
+                log.say(f"stopped at step {step} by {stop[0].name}; the same command goes on from there")
+    return Result(step, bool(stop), state.params, encoding, row["validation_loss"], row.get("bits_per_byte"))
+
+
+class _Clock:
+    """Seconds spent on training steps alone: compilation, validation and saving are left out."""
+
+    def __init__(self, total: float) -> None:
+        self.total = total
+        self._since: float | None = None
+        self._lap_seconds = 0.0
+        self._lap_steps = 0
+        self._step = 0
+
+    def resume(self, step: int) -> None:
+        self._since, self._step = time.perf_counter(), step
+
+    def pause(self, step: int) -> None:
+        if self._since is not None:
+            seconds = time.perf_counter() - self._since
+            self.total += seconds
+            self._lap_seconds += seconds
+            self._lap_steps += step - self._step
+            self._since = None
+
+    def lap(self, step: int) -> float:
+        """Mean seconds per step since the last lap; 0 when no whole step was timed."""
+        self.pause(step)
+        seconds = self._lap_seconds / self._lap_steps if self._lap_steps else 0.0
+        self._lap_seconds, self._lap_steps = 0.0, 0
+        self.resume(step)
+        return seconds
+
+
+class _Evaluator:
+    """Validation over windows that are the same every time."""
+
+    def __init__(
+        self, config: Config, place: Partition, held_out: TokenWindows, batch: int, bytes_per_token: float | None
+    ) -> None:
+        self.windows, self.batch, self.bytes_per_token = held_out, batch, bytes_per_token
+        self.batches = config.training.eval_batches
+        self.sharding = place.sharding("batch", None)
+        self.step = make_eval_step(config.model, place, config.training.loss_chunk)
+
+    def __call__(self, params: Params, step: int, train_seconds: float) -> Row:
+        total = count = 0.0
+        for tokens_BT1, weights_BT in validation_windows(self.windows, self.batch, self.batches):
+            loss, weight = self.step(params, self._put(tokens_BT1), self._put(weights_BT))
+            total, count = total + float(loss), count + float(weight)
+        row: Row = {"step": step, "validation_loss": total / count, "train_seconds": train_seconds}
+        if self.bytes_per_token:
+            row["bits_per_byte"] = row["validation_loss"] / math.log(2) / self.bytes_per_token
+        return row
+
+    def _put(self, array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, self.sharding, lambda index: array[index])
+
+
+def _device_batches(
+    config: Config, place: Partition, windows: TokenWindows, start: int, micro_batch: int
+) -> Generator[jax.Array, None, None]:
+    """The steps' windows [A, B, T + 1] on the mesh, from step ``start`` on, forever."""
+    parts = config.training.micro_batches
+    local_batches = training_batches(
+        windows,
+        seed=config.training.seed,
+        batch_size=micro_batch,
+        start_step=start * parts,
+        batch_sharding=place.sharding("batch", None),
+        read_threads=config.data.read_threads,
+        read_buffer=config.data.read_buffer,
+    )
+    shape = (parts, micro_batch, config.model.n_ctx + 1)
+    sharding = place.sharding(None, "batch", None)
+    with contextlib.closing(local_batches):  # Ends the reading threads.
+        while True:
+            local_ABT1 = np.stack([next(local_batches) for _ in range(parts)])
+            yield jax.make_array_from_process_local_data(sharding, local_ABT1, shape)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[signal.Signals]]:
+    """A list that the first SIGINT or SIGTERM enters; a second one interrupts as usual."""
+    received: list[signal.Signals] = []
+
+    def note(number: int, _: Any) -> None:
+        received.append(signal.Signals(number))
+        for name, handler in previous.items():
+            signal.signal(name, handler)
+
+    try:
+        previous = {name: signal.signal(name, note) for name in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # Not the main thread, as in some notebooks: signals are not ours to take.
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for name, handler in previous.items():
+            signal.signal(name, handler)
+
+
+def _open_run_dir(run_dir: Path) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GPT2JaxError(f"training.run_dir: {run_dir}: cannot be made ({error.strerror})") from None
+
+
+def _write_config(config: Config, run_dir: Path) -> None:
+    partial = run_dir / "config.partial"
+    partial.write_text(settings.to_yaml(config), encoding="utf-8")
+    os.replace(partial, run_dir / "config.yaml")
+
+
+def _check_resumable(config: Config, meta: Meta, encoding: tiktoken.Encoding, run_dir: Path) -> None:
+    """Refuse to go on from a checkpoint of another model or vocabulary, or from past the end."""
+    # How the model is computed may change between sessions; what it is may not.
+    for name in ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer"):
+        ours, theirs = getattr(config.model, name), getattr(meta.model, name)
+        if ours != theirs:
+            raise GPT2JaxError(
+                f"model.{name}: {ours}: the checkpoints in {run_dir} have {theirs};"
+                " give another --training.run-dir, or the settings of that run"
+            )
+    if encoding.name != meta.encoding.name or encoding._mergeable_ranks != meta.encoding._mergeable_ranks:
+        raise GPT2JaxError(
+            f"data.path: {config.data.path}: its vocabulary ({encoding.name}) is not that of the checkpoints"
+            f" in {run_dir} ({meta.encoding.name})"
+        )
+    if meta.step > config.training.steps:
+        raise GPT2JaxError(f"training.steps: {config.training.steps}: {run_dir} has a checkpoint of step {meta.step}")
+
+
+def _check_finite(name: str, row: Row, checkpoints: Checkpoints) -> None:
+    """Stop before numbers that are lost reach a checkpoint."""
+    if not math.isfinite(row[name]):
+        latest = checkpoints.latest_step()
+        back = f"the last checkpoint is of step {latest}" if latest else "there is no checkpoint yet"
+        raise GPT2JaxError(f"step {row['step']}: {name} is {row[name]}, try a lower optimizer.learning_rate; {back}")
+
+
+def _headline(config: Config, place: Partition, windows: TokenWindows, held_out: TokenWindows) -> str:
+    model, training = config.model, config.training
+    devices = place.mesh.devices
+    mesh = " x ".join(f"{name} {size}" for name, size in place.mesh.shape.items() if size > 1)
+    return (
+        f"{parameters.count(model):,} parameters; {training.batch_size} x {model.n_ctx} tokens a step;"
+        f" {windows.tokens:,} training and {held_out.tokens:,} validation tokens in {config.data.path};"
+        f" {devices.size} x {devices.flat[0].device_kind}{f' ({mesh})' if mesh else ''}"
+    )
+
+
+def _train_line(row: Row, steps: int) -> str:
+    return (
+        f"step {row['step']:>6.0f}/{steps}  loss {row['loss']:.4f}  grad norm {row['grad_norm']:.3f}"
+        f"  lr {row['learning_rate']:.2e}  {row['tokens_per_second']:,.0f} tokens/s"
+    )
+
+
+def _validation_line(row: Row) -> str:
+    line = f"step {row['step']:>6.0f}  validation loss {row['validation_loss']:.4f} nats per token"
+    return line + f", {row['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in row else line

@@ -1,0 +1,83 @@
+"""What a run tells while it goes: metrics.jsonl, TensorBoard, and the terminal."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+Row = dict[str, float]
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def read_rows(run_dir: str | Path) -> list[Row]:
+    """The rows of a run's metrics.jsonl: training rows have ``loss``, validation rows ``validation_loss``."""
+    path = Path(run_dir) / METRICS_FILE
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+class RunLog:
+    """Rows of numbers, a step each, to every place where people look for them."""
+
+    def __init__(self, run_dir: Path, start_step: int, total_steps: int) -> None:
+        """Open the logs of ``run_dir``; what an interrupted run wrote past ``start_step`` is dropped, to come again."""
+        path = run_dir / METRICS_FILE
+        kept = [row for row in read_rows(run_dir) if row["step"] <= start_step]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        os.replace(partial, path)
+        self.rows = kept
+        self._file = path.open("a", encoding="utf-8")
+        # Events from the purge step on are those of steps that will be done again.
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1 if kept else None)
+        self._bar: Progress | None = None
+        if sys.stdout.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}"),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("train", total=total_steps, completed=start_step, text="compiling")
+
+    def write(self, row: Row, text: str) -> None:
+        """Keep ``row`` (with its ``step``) and show ``text``."""
+        self.rows.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in row.items():
+            if name != "step":
+                self._board.add_scalar(name, value, int(row["step"]))
+        self.say(text)
+
+    def progress(self, step: int, text: str) -> None:
+        """Move the bar; its text changes in place. Without a terminal this shows nothing."""
+        if self._bar:
+            self._bar.update(self._task, completed=step, text=text)
+
+    def say(self, text: str) -> None:
+        if self._bar:
+            self._bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()
+        self._file.close()
+        self._board.close()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
