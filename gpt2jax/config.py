@@ -80,8 +80,9 @@ class ModelConfig:
     """Dropout probability on embeddings, attention probabilities and residual branches."""
     layer_norm_epsilon: Positive = 1e-5
     """Added to the variance in layer norm; 1e-5 in every released GPT-2."""
-    init: Literal["openai", "gpt2-paper"] = "gpt2-paper"
-    """openai: as the released code (no residual scaling); gpt2-paper: residual projections times 1/sqrt(2 n_layer)."""
+    init: Literal["openai", "gpt2-paper", "human-preferences"] = "gpt2-paper"
+    """openai: the released code's, 0.02 everywhere; gpt2-paper: residual projections also times 1/sqrt(2 n_layer);
+    human-preferences: OpenAI's later code's, by fan-in, best for narrow models. See gpt2jax.parameters.init."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Dtype of matrix products; auto is bfloat16 on TPU and GPU, float32 on CPU."""
     remat: Literal["none", "dots", "full"] = "none"

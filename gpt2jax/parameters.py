@@ -35,6 +35,8 @@ class Parameter:
     """Variable name in OpenAI's checkpoint (openai/gpt-2, src/model.py); ``{i}`` is the layer."""
     huggingface: str
     """Tensor name in Hugging Face's GPT2Model, without the ``transformer.`` prefix; ``{i}`` is the layer."""
+    inputs: int = 0
+    """Of a kernel: how many of its axes after the layers' are inputs, which it sums over."""
 
     @property
     def stacked(self) -> bool:
@@ -56,7 +58,9 @@ def _dense(
     bias = tuple("model" if axis == "embed" else axis for axis in outs)
     openai, huggingface = f"model/h{{i}}/{name}", f"h.{{i}}.{name.replace('/', '.')}"
     return [
-        Parameter(f"h/{name}/kernel", ("layers", *ins, *outs), init, True, f"{openai}/w", f"{huggingface}.weight"),
+        Parameter(
+            f"h/{name}/kernel", ("layers", *ins, *outs), init, True, f"{openai}/w", f"{huggingface}.weight", len(ins)
+        ),
         Parameter(f"h/{name}/bias", ("layers", *bias), "zeros", False, f"{openai}/b", f"{huggingface}.bias"),
     ]
 
@@ -118,6 +122,11 @@ def initial_value(parameter: Parameter, key: jax.Array, size: tuple[int, ...], c
     if parameter.init in ("ones", "zeros"):
         return jnp.full(size, float(parameter.init == "ones"), jnp.float32)
     std = 0.01 if parameter.init == "position" else 0.02
+    if parameter.inputs and config.init == "human-preferences":
+        kernel = shape(parameter, config)[1:]
+        std = 1 / math.sqrt(math.prod(kernel[: parameter.inputs]))
+        if parameter.init == "residual":
+            std /= math.sqrt(config.n_layer)
     if parameter.init == "residual" and config.init == "gpt2-paper":
         std /= math.sqrt(2 * config.n_layer)
     value = std * jax.random.normal(key, size, jnp.float32)
@@ -133,7 +142,10 @@ def init(key: jax.Array, config: ModelConfig) -> Params:
     embeddings, N(0, 0.01) for positions, biases 0. ``gpt2-paper`` also scales the kernels that write to the residual
     stream by 1/sqrt(N), "where N is the number of residual layers" (Radford et al. 2019, section 2.3). The paper
     does not say what it counts; N = 2 n_layer here, because each block adds to the stream twice and so its variance
-    at the output does not grow with depth.
+    at the output does not grow with depth. ``human-preferences`` follows the program that OpenAI later trained
+    GPT-2 with (openai/lm-human-preferences, language/model.py): kernels N(0, 1/fan-in), the residual ones scaled by
+    1/sqrt(n_layer) as well. The first two suit GPT-2's own widths; in a narrow model, where 0.02 is far below
+    1/sqrt(fan-in), the third learns faster.
     """
     # A key by name, not by order: adding a row to the table changes no other parameter.
     return tree(

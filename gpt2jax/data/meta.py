@@ -13,7 +13,7 @@ from gpt2jax.data.shards import Format, Shard, Split, open_shard
 from gpt2jax.errors import GPT2JaxError
 
 FILE_NAME = "meta.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 
 Count = Annotated[int, pydantic.Field(ge=1)]
 
@@ -48,7 +48,7 @@ class Meta:
     end_of_text: bool
     shard_tokens: int
     source_sha256: str
-    """Of the sources' contents and all arguments that shape the shards: equal when preparing again would change nothing."""
+    """Of the sources' contents and all arguments that shape the shards: equal where preparing again changes nothing."""
     format_version: Literal[1] = FORMAT_VERSION
 
     def encoding(self) -> tiktoken.Encoding:

@@ -63,14 +63,15 @@ class TokenWindows:
         start = (index - (self._ends[number - 1] if number else 0)) * self.n_ctx
         if number not in self._memmaps:
             self._memmaps[number] = shard.memmap()
-        window_T = self._memmaps[number][start : start + self.n_ctx + 1].astype(np.int32)
-        if window_T.max() >= self.n_vocab:
-            at = int(np.argmax(window_T >= self.n_vocab))
+        window_T1 = self._memmaps[number][start : start + self.n_ctx + 1].astype(np.int32)
+        outside_T1 = window_T1 >= self.n_vocab
+        if outside_T1.any():
+            at = int(np.argmax(outside_T1))
             raise GPT2JaxError(
-                f"{shard.path}: token {start + at:,}: {window_T[at]}: should be below {self.n_vocab},"
+                f"{shard.path}: token {start + at:,}: {window_T1[at]}: should be below {self.n_vocab},"
                 " the size of the vocabulary"
             )
-        return window_T
+        return window_T1
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickled memmap is a copy of the whole file.
@@ -102,13 +103,12 @@ def open_split(
         encoding = tokenizer.from_spec({"name": tokenizer_name})
         bytes_per_token = None
     else:
-        if tokenizer_name not in ("auto", meta.tokenizer.get("name")):
-            raise GPT2JaxError(
-                f"data.tokenizer: {tokenizer_name!r}: should be auto or {meta.tokenizer.get('name')},"
-                f" which {folder} was prepared with"
-            )
         shards = meta.open_shards(folder, split)
         encoding = meta.encoding()
+        if tokenizer_name not in ("auto", encoding.name):
+            raise GPT2JaxError(
+                f"data.tokenizer: {tokenizer_name!r}: should be auto or {encoding.name}, the vocabulary of {folder}"
+            )
         bytes_per_token = meta.of(split).bytes / meta.of(split).tokens
     if n_vocab != encoding.n_vocab:
         raise GPT2JaxError(
@@ -145,8 +145,7 @@ def training_batches(
 
     Args:
         batch_size: B, over all processes.
-        batch_sharding: where the global batch [B, T+1] will live; ``jax.make_array_from_process_local_data`` puts
-            the rows there.
+        batch_sharding: where the global batch [B, T+1] will live.
         read_threads: threads that read ahead; 0 reads in the caller's.
         read_buffer: windows to read ahead.
 
@@ -241,17 +240,16 @@ def batches(
 def validation_windows(
     windows: TokenWindows, batch_size: int, max_batches: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Always the same windows, evenly spread over the split: tokens [B, T+1] (int32) and target weights [B, T] (float32).
+    """Always the same windows, evenly spread: tokens [B, T+1] (int32) and target weights [B, T] (float32).
 
-    ``max_batches`` 0 takes all windows. The last batch is filled up with rows of weight 0, so that all have one shape
-    and compile once.
+    ``max_batches`` 0 takes the whole split. The last batch is filled up with rows of weight 0: one shape compiles once.
     """
     count = len(windows) if max_batches == 0 else min(len(windows), max_batches * batch_size)
     chosen = [number * len(windows) // count for number in range(count)]
     for start in range(0, count, batch_size):
         some = chosen[start : start + batch_size]
-        tokens_BT = np.zeros((batch_size, windows.n_ctx + 1), np.int32)
+        tokens_BT1 = np.zeros((batch_size, windows.n_ctx + 1), np.int32)
         weights_BT = np.zeros((batch_size, windows.n_ctx), np.float32)
-        tokens_BT[: len(some)] = [windows[index] for index in some]
+        tokens_BT1[: len(some)] = [windows[index] for index in some]
         weights_BT[: len(some)] = 1
-        yield tokens_BT, weights_BT
+        yield tokens_BT1, weights_BT

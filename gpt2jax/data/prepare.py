@@ -224,11 +224,14 @@ def _reported(documents: Iterable[Document], report: Report, total: int) -> Iter
 
 @contextlib.contextmanager
 def _bar(progress: Report | bool) -> Iterator[Report]:
-    """``progress`` itself if it is a function, else a bar on stderr, which draws nothing off a terminal."""
+    """``progress`` itself if it is a function, else a bar on stderr; nothing where that is no terminal."""
     if not isinstance(progress, bool):
         yield progress
         return
     console = rich.console.Console(stderr=True)
+    if not (progress and console.is_terminal):
+        yield lambda done, total: None
+        return
     columns = (
         rich.progress.TextColumn("Encoding"),
         rich.progress.BarColumn(),
@@ -236,6 +239,6 @@ def _bar(progress: Report | bool) -> Iterator[Report]:
         rich.progress.TransferSpeedColumn(),
         rich.progress.TimeRemainingColumn(),
     )
-    with rich.progress.Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
+    with rich.progress.Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -133,8 +133,9 @@ class ShardWriter:
         Raises:
             GPT2JaxError: a token outside the vocabulary (which would wrap round in 16 bits, or break training).
         """
-        if tokens_T.size and not 0 <= int(tokens_T.min()) <= int(tokens_T.max()) < self._n_vocab:
-            raise GPT2JaxError(f"token {tokens_T.max()}: should be below {self._n_vocab}, the size of the vocabulary")
+        wrong = tokens_T[(tokens_T < 0) | (tokens_T >= self._n_vocab)]
+        if wrong.size:
+            raise GPT2JaxError(f"token {wrong[0]}: should be from 0 to {self._n_vocab - 1}, inside the vocabulary")
         tokens_T = tokens_T.astype(TOKEN)
         while tokens_T.size:
             file = self._file or self._start_file()

@@ -64,7 +64,7 @@ class TextModel:
                 lacks.
         """
         encoded = [encode_prompt(self.encoding, prompt, allow_special) for prompt in prompts]
-        for number, (prompt, tokens) in enumerate(zip(prompts, encoded, strict=True)):
+        for number, (prompt, tokens) in enumerate(zip(prompts, encoded, strict=True), 1):
             if not tokens:
                 raise GPT2JaxError(
                     f"prompt {number}: {prompt!r}: is empty; for text without a prompt use --unconditional"

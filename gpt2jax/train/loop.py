@@ -92,9 +92,9 @@ def train(config: Config, command: str = "") -> Result:
             while step < training.steps and not stop:
                 state, metrics = train_step(state, next(batches))
                 step += 1
-                if step == start + 1:  # The first step compiles: wait for it, and count from after it.
+                if step == start + 1:  # The first step compiles: wait for it, and start the clock after it.
                     jax.block_until_ready(metrics)
-                    clock.resume(step)
+                    clock.skip(step)
                 log.progress(step, f"loss {log.rows[-1]['loss']:.4f}" if log.rows and "loss" in log.rows[-1] else "")
                 if step % training.log_interval == 0 or step == training.steps:
                     row: Row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
@@ -122,7 +122,7 @@ def train(config: Config, command: str = "") -> Result:
                 log.say(_validation_line(row))
             else:
                 row = next(row for row in reversed(log.rows) if "validation_loss" in row)
-                write_report(config, log.rows, run_dir / "report.md", command)
+                write_report(config, place.mesh, log.rows, run_dir / "report.md", command)
             if stop:
                 log.say(f"stopped at step {step} by {stop[0].name}; the same command goes on from there")
     return Result(step, bool(stop), state.params, encoding, row["validation_loss"], row.get("bits_per_byte"))
@@ -136,6 +136,7 @@ class _Clock:
         self._since: float | None = None
         self._lap_seconds = 0.0
         self._lap_steps = 0
+        self._skipped = 0
         self._step = 0
 
     def resume(self, step: int) -> None:
@@ -149,10 +150,16 @@ class _Clock:
             self._lap_steps += step - self._step
             self._since = None
 
+    def skip(self, step: int) -> None:
+        """Do not time the step just done; it will count as much as the mean of its lap."""
+        self._skipped += 1
+        self.resume(step)
+
     def lap(self, step: int) -> float:
         """Mean seconds per step since the last lap; 0 when no whole step was timed."""
         self.pause(step)
         seconds = self._lap_seconds / self._lap_steps if self._lap_steps else 0.0
+        self.total, self._skipped = self.total + seconds * self._skipped, 0
         self._lap_seconds, self._lap_steps = 0.0, 0
         self.resume(step)
         return seconds
@@ -270,7 +277,7 @@ def _check_finite(name: str, row: Row, checkpoints: Checkpoints) -> None:
 def _headline(config: Config, place: Partition, windows: TokenWindows, held_out: TokenWindows) -> str:
     model, training = config.model, config.training
     devices = place.mesh.devices
-    mesh = " x ".join(f"{name} {size}" for name, size in place.mesh.shape.items() if size > 1)
+    mesh = ", ".join(f"{name} {size}" for name, size in place.mesh.shape.items() if size > 1)
     return (
         f"{parameters.count(model):,} parameters; {training.batch_size} x {model.n_ctx} tokens a step;"
         f" {windows.tokens:,} training and {held_out.tokens:,} validation tokens in {config.data.path};"

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from gpt2jax import parameters, runtime
 from gpt2jax.config import Config
@@ -41,13 +42,13 @@ def known_device(kind: str) -> Device | None:
     return next((device for name, device in DEVICES.items() if name.lower() in kind.lower()), None)
 
 
-def write_report(config: Config, rows: list[Row], path: Path, command: str) -> None:
+def write_report(config: Config, mesh: Mesh, rows: list[Row], path: Path, command: str) -> None:
     """Write the report of a run from its metrics."""
     last = next((row for row in reversed(rows) if "loss" in row), None)
     validation = [row for row in rows if "validation_loss" in row]
     if last is None:
         return
-    kind, devices = jax.devices()[0].device_kind, jax.device_count()
+    kind, devices = mesh.devices.flat[0].device_kind, mesh.devices.size
     known = known_device(kind)
     steps, seconds = int(last["step"]), last["train_seconds"]
     tokens = steps * config.training.batch_size * config.model.n_ctx
@@ -69,8 +70,8 @@ def write_report(config: Config, rows: list[Row], path: Path, command: str) -> N
         lines.append(f"| validation loss, last | {_loss(validation[-1])} |")
         lines.append(f"| validation loss, best | {_loss(best)}, step {best['step']:.0f} |")
     lines += [
-        f"| hardware | {devices} x {kind}, {jax.process_count()} process(es), mesh"
-        f" data {config.mesh.data}, fsdp {config.mesh.fsdp}, tensor {config.mesh.tensor} |",
+        f"| hardware | {devices} x {kind}, {jax.process_count()} process(es),"
+        f" mesh {', '.join(f'{name} {size}' for name, size in mesh.shape.items())} |",
         f"| training time | {seconds / 3600:.4f} h, without compilation, validation and checkpoints |",
         f"| compute | {flops:.3e} FLOP: {_FLOPS_CONVENTION} |",
         f"| MFU | {_mfu(flops, seconds, devices, known, kind)} |",

@@ -1,0 +1,56 @@
+# Everything runs in .venv, which is made on first use. Needs Python 3.11 or newer and nothing else.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# The versions that were tested together on this Python; without a file for it, the ranges of pyproject.toml.
+VERSION     := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## Show this list.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+.PHONY: quickstart
+quickstart: $(VENV)/installed  ## Train a small GPT-2 on the text that Python itself carries, and let it write.
+	$(BIN)/gpt2jax prepare pydoc --out data/pydoc --tokenizer bytes
+	$(BIN)/gpt2jax train configs/quickstart.yaml
+
+.PHONY: test
+test: $(VENV)/installed-dev  ## Run the tests.
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: $(VENV)/installed-dev  ## Run ruff and mypy.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: lock
+lock:  ## Renew the tested versions for this Python: constraints/pyX.Y.txt.
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --upgrade '.[dev]'
+	mkdir -p constraints
+	.venv-lock/bin/python -m pip freeze --exclude gpt2jax | grep -E '^[A-Za-z0-9_.-]+==' > constraints/py$(VERSION).txt
+	rm -rf .venv-lock
+
+.PHONY: clean
+clean:  ## Remove environments and caches; data/ and runs/ stay.
+	rm -rf .venv .venv-lock .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "gpt2jax needs Python 3.11 or newer; '$(PYTHON)' is not. Try: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/installed: $(VENV)/made pyproject.toml $(CONSTRAINTS)
+	$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/made pyproject.toml $(CONSTRAINTS)
+	$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable '.[dev]'
+	@touch $@ $(VENV)/installed
