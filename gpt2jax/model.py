@@ -198,8 +198,8 @@ def _embed(
 ) -> jax.Array:
     # A position past the table or a token past the vocabulary must not be taken for a neighbour (a plain gather
     # clamps to the last row): it makes NaN, which nobody overlooks.
-    token_BTD = wte_VD.at[tokens_BT].get(mode="fill", fill_value=jnp.nan)
-    position_BTD = wpe_TD.at[positions_BT].get(mode="fill", fill_value=jnp.nan)
+    token_BTD = jnp.asarray(wte_VD).at[tokens_BT].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    position_BTD = jnp.asarray(wpe_TD).at[positions_BT].get(mode="fill", fill_value=jnp.nan)
     return (token_BTD.astype(position_BTD.dtype) + position_BTD).astype(compute_dtype(config))
 
 

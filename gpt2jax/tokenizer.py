@@ -8,7 +8,6 @@ import base64
 import functools
 import hashlib
 import importlib.resources
-import json
 from typing import Any
 
 import numpy as np
@@ -89,6 +88,8 @@ def end_of_text(encoding: tiktoken.Encoding) -> int | None:
 def encode_corpus(encoding: tiktoken.Encoding, text: str) -> np.ndarray:
     """Tokens [T] (uint32) of a training text; ``<|endoftext|>`` in it is ordinary text, never the special token."""
     _check_alphabet(encoding, text)
+    # A lone surrogate is not Unicode text; it becomes U+FFFD, as in encode_prompt.
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return encoding.encode_to_numpy(text, disallowed_special=()).astype(np.uint32, copy=False)
 
 
@@ -132,4 +133,4 @@ def from_spec(spec: Any) -> tiktoken.Encoding:
             return characters(alphabet)
         case {"name": str(name)}:
             raise GPT2JaxError(f"tokenizer: {name!r}: unknown ({nearest(name, ['gpt2', 'bytes', 'characters'])})")
-    raise GPT2JaxError(f"tokenizer: {json.dumps(spec)}: should be an object with a name")
+    raise GPT2JaxError(f"tokenizer: {spec!r}: should be an object with a name")

@@ -74,8 +74,7 @@ class TokenWindows:
         return window_T1
 
     def __getstate__(self) -> dict[str, Any]:
-        # A pickled memmap is a copy of the whole file.
-        return self.__dict__ | {"_memmaps": {}}
+        return self.__dict__ | {"_memmaps": {}}  # A pickled memmap would be a copy of the whole file.
 
 
 def open_split(
@@ -83,9 +82,8 @@ def open_split(
 ) -> tuple[TokenWindows, tiktoken.Encoding, float | None]:
     """The windows of a split, its vocabulary, and its UTF-8 bytes per token.
 
-    ``folder`` holds what :func:`gpt2jax.data.prepare.prepare` wrote, or nanoGPT's ``train.bin`` and ``val.bin``, or
-    llm.c's ``*_train_*.bin`` and ``*_val_*.bin``. The last two do not say which vocabulary they are in, so
-    ``tokenizer_name`` must, and their bytes per token are None.
+    ``folder`` holds what :func:`gpt2jax.data.prepare.prepare` wrote, or nanoGPT's or llm.c's files. Those do not say
+    which vocabulary they are in, so ``tokenizer_name`` must, and their bytes per token are None.
 
     Raises:
         GPT2JaxError: no such shards, damaged ones, or a vocabulary that is not the model's.
@@ -147,13 +145,12 @@ def training_batches(
         batch_size: B, over all processes.
         batch_sharding: where the global batch [B, T+1] will live.
         read_threads: threads that read ahead; 0 reads in the caller's.
-        read_buffer: windows to read ahead.
+        read_buffer: windows to read ahead, in whole batches, at least one per thread.
 
     Raises:
         GPT2JaxError: the devices of this process do not hold one contiguous, equal share of the rows.
     """
-    shape = (batch_size, windows.n_ctx + 1)
-    indices = batch_sharding.addressable_devices_indices_map(shape).values()
+    indices = batch_sharding.addressable_devices_indices_map((batch_size, windows.n_ctx + 1)).values()
     ranges = [index[0].indices(batch_size)[:2] for index in indices if index is not None]
     shard_index, shard_count = local_rows(ranges, batch_size)
     return batches(
@@ -190,9 +187,7 @@ class _ContiguousShares:
     i-th contiguous n-th of it. So the global batch, laid out by process, does not depend on how many there are."""
 
     def __init__(self, rows: Any, batch_size: int, shard_count: int) -> None:
-        self._rows = rows
-        self._batch_size = batch_size
-        self._shard_count = shard_count
+        self._rows, self._batch_size, self._shard_count = rows, batch_size, shard_count
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -220,14 +215,14 @@ def batches(
     The place to start from is found at once, without reading what comes before it.
     """
     rows = grain.MapDataset.source(windows).seed(seed).shuffle().repeat()
-    share = batch_size // shard_count
+    # Grain's buffer counts batches here, and should not be shorter than there are threads to fill it.
+    buffer = max(-(-read_buffer * shard_count // batch_size), read_threads)
     iterator = iter(
         grain.experimental.ElasticIterator(
             grain.MapDataset.source(_ContiguousShares(rows, batch_size, shard_count)),
             batch_size,
             grain.sharding.ShardOptions(shard_index=shard_index, shard_count=shard_count),
-            # Grain's buffer counts batches here.
-            read_options=grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=-(-read_buffer // share)),
+            read_options=grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=buffer),
         )
     )
     iterator.set_state({"global_next_index": start_step * batch_size})

@@ -1,0 +1,64 @@
+"""Eight virtual CPU devices, strict dtypes and ranks, a compilation cache, and what many tests share."""
+
+import os
+
+# XLA's CPU client runs all virtual devices on one pool with a thread per core, and an all-reduce blocks a thread per
+# device: on a machine with few cores a longer run deadlocks and aborts. NPROC sizes that pool, and is read when jax
+# is imported.
+os.environ["NPROC"] = "64"
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import jax
+import pytest
+
+from tests.helpers import Checkpoint, load_huggingface, load_openai
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / "jax-tests"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+hypothesis.settings.register_profile("gpt2jax", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("gpt2jax")
+
+_COMPILED: list[str] = []
+
+
+def _note_compilation(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        _COMPILED.append(str(kwargs["fun_name"]))
+
+
+jax.monitoring.register_event_duration_secs_listener(_note_compilation)
+
+
+@pytest.fixture
+def compiled() -> list[str]:
+    """Programs compiled since the test began, as ``jit(name)``, whether or not the cache on disk had them."""
+    _COMPILED.clear()
+    return _COMPILED
+
+
+@pytest.fixture
+def standard_promotion() -> Iterator[None]:
+    """For what runs optax's Adam, which raises a float to the power of an integer: strict promotion refuses that."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def hf_tiny() -> Checkpoint:
+    """3 layers of random weights, with what Hugging Face's program computes from them (tests/fixtures/hf_tiny)."""
+    return load_huggingface()
+
+
+@pytest.fixture(scope="session")
+def openai_tiny() -> Checkpoint:
+    """12 layers of random weights, with what OpenAI's program computes from them (tests/fixtures/openai_tf_tiny)."""
+    return load_openai()
