@@ -83,13 +83,14 @@ def make_train_step(config: Config, place: Partition) -> Callable[[TrainState, j
             (total, count, grads), _ = jax.lax.scan(accumulate, zeros, (jnp.arange(micro_batches), windows_ABT1))
 
         grads = jax.tree.map(lambda grad: grad / count, grads)
-        with jax.numpy_dtype_promotion("standard"):  # Optax raises a float to the power of an integer.
+        with jax.numpy_dtype_promotion("standard"):  # Optax mixes floats and integer step counts.
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            learning_rate = jnp.asarray(rate(state.step), jnp.float32)
         params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": total / count,
             "grad_norm": optax.tree.norm(grads),
-            "learning_rate": jnp.asarray(rate(state.step), jnp.float32),
+            "learning_rate": learning_rate,
         }
         return TrainState(state.step + 1, params, opt_state), metrics
 

@@ -1,0 +1,163 @@
+"""The command line as a user meets it."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gpt2jax import __version__
+from gpt2jax.cli import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+SETTINGS = """
+model: {n_vocab: 257, n_ctx: 64, n_embd: 32, n_head: 4, n_layer: 2}
+data: {path: shards}
+training: {run_dir: run, steps: 3, batch_size: 8, eval_batches: 1, checkpoint_interval: 3}
+sampling: {max_new_tokens: 5, num_samples: 2}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPT2JAX_CACHE", str(tmp_path / "cache"))
+    Path("settings.yaml").write_text(SETTINGS)
+    return tmp_path
+
+
+def error(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """The one line that a refused command prints."""
+    assert main(list(args)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("gpt2jax: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_prepare_train_resume_and_generate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "pydoc", "--out", "shards", "--tokenizer", "bytes"]) == 0
+    assert "train: " in capsys.readouterr().out
+    assert main(["train", "settings.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert "after step 3" in out
+    assert "SAMPLE 2" in out
+    assert "SAMPLE 2" in Path("run/samples.txt").read_text(encoding="utf-8")
+
+    assert main(["train", "--resume", "run", "--training.steps", "5"]) == 0
+    assert "resumed run at step 3 of 5" in capsys.readouterr().out
+    assert "steps: 5" in Path("run/config.yaml").read_text()
+
+    assert main(["generate", "--run", "run", "Some ", "words", "--seed", "3"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("SAMPLE") == 4  # Two prompts, and two samples each by the run's own settings.
+    assert "\nSome " in out
+    assert main(["generate", "--checkpoint", "run/checkpoints/3", "--unconditional", "--num-samples", "1"]) == 0
+    assert "SAMPLE" not in capsys.readouterr().out
+
+
+def test_interactive_goes_on_after_an_error_and_ends_with_the_input(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["prepare", "pydoc", "--out", "shards", "--tokenizer", "bytes"])
+    main(["train", "settings.yaml", "--training.steps", "1"])
+    capsys.readouterr()
+    lines = iter(["", "Hello"])
+
+    def answer(_: str) -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", answer)
+    assert main(["generate", "--run", "run", "--interactive"]) == 0
+    out, err = capsys.readouterr()
+    assert "is empty" in err
+    assert "Hello" in out
+
+
+def test_every_mistake_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'trian': unknown (nearest: train)" in error(capsys, "trian")
+    assert "no such settings file" in error(capsys, "train", "nowhere.yaml")
+    assert "needs a settings file" in error(capsys, "train")
+    assert "nowhere/config.yaml: no such" in error(capsys, "train", "--resume", "nowhere")
+    assert "--training.stepz" in error(capsys, "train", "settings.yaml", "--training.stepz", "3")
+    assert "nearest: --training.steps" in error(capsys, "train", "settings.yaml", "--training.stepz", "3")
+    assert "model.n_head: 5" not in error(capsys, "train", "settings.yaml", "--model.n-head", "4")  # No shards yet.
+    assert "multiple of model.n_head (5)" in error(capsys, "train", "settings.yaml", "--model.n-head", "5")
+    assert "'fast'" in error(capsys, "train", "settings.yaml", "--optimizer.learning-rate", "fast")
+    assert "sampling.top_p: 1.2" in error(capsys, "generate", "--run", "run", "x", "--top-p", "1.2")
+    assert "no such folder" in error(capsys, "generate", "--run", "nowhere", "x")
+    assert "needs either prompts" in error(capsys, "generate", "--run", "run")
+    assert "--run RUN or --checkpoint" in error(capsys, "generate", "x")
+    assert "none given" in error(capsys, "prepare", "--out", "x")
+    assert "missing.txt" in error(capsys, "prepare", "missing.txt", "--out", "x")
+    assert not Path("x").exists()
+    assert "holds no checkpoint" in error(capsys, "train", "settings.yaml", "--resume", "--training.run-dir", ".")
+
+
+def test_debug_shows_where_an_error_came_from(folder: Path) -> None:
+    with pytest.raises(Exception, match="no such settings file"):
+        main(["--debug", "train", "nowhere.yaml"])
+
+
+def test_overrides_reach_the_settings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["prepare", "pydoc", "--out", "shards", "--tokenizer", "bytes"])
+    overrides = ["--optimizer.learning-rate", "1e-2", "--training.run-dir", "other", "--training.steps", "1"]
+    assert main(["train", "settings.yaml", *overrides]) == 0
+    written = Path("other/config.yaml").read_text()
+    assert "learning_rate: 0.01" in written
+    assert "n_embd: 32" in written
+
+
+@pytest.mark.parametrize("verb", ["prepare", "train", "generate", "info"])
+def test_help_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+    assert f"gpt2jax {verb}" in capsys.readouterr().out.split("example")[1]
+
+
+def test_help_imports_no_jax_and_is_quick() -> None:
+    code = (
+        "import sys, gpt2jax.cli as c\n"
+        "try: c.main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('jax' in sys.modules)"
+    )
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.5
+
+
+def test_info_names_versions_devices_and_folders(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    for part in ("jax ", "flax", "8 x cpu", str(folder / "cache")):
+        assert part in out
+    assert main(["--version"]) == 0
+    assert __version__ in capsys.readouterr().out
+
+
+def test_virtual_devices_work_from_the_command_line(folder: Path) -> None:
+    """In a process of its own: devices are fixed when jax starts."""
+    main(["prepare", "pydoc", "--out", "shards", "--tokenizer", "bytes"])
+    mesh = ["--mesh.cpu-devices", "8", "--mesh.fsdp", "4", "--mesh.tensor", "2"]
+    command = [sys.executable, "-m", "gpt2jax", "train", "settings.yaml", *mesh]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "8 x cpu (fsdp 4, tensor 2)" in done.stdout
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.yaml")), ids=lambda path: path.stem)
+def test_every_settings_file_is_valid(path: Path) -> None:
+    from gpt2jax import config
+
+    assert config.load(path).training.run_dir.startswith("runs/")
