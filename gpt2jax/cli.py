@@ -141,9 +141,8 @@ def train(args: list[str]) -> int:
             args.remove("--resume")
             resume = True
     elif args[:1] == ["--resume"] and len(args) > 1 and not args[1].startswith("-"):
-        run_dir = args[1]
-        config = settings.load(Path(run_dir) / "config.yaml")
-        config = dataclasses.replace(config, training=dataclasses.replace(config.training, run_dir=run_dir))
+        config = settings.load(Path(args[1]) / "config.yaml")
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, run_dir=args[1]))
         args, resume = args[2:], True
     elif "--help" in args or "-h" in args:
         config = settings.Config()
@@ -276,11 +275,21 @@ def _parse(cls: Any, args: list[str], verb: str, description: str, default: Any 
     raise GPT2JaxError(f"{verb}: {_one_line(errors.getvalue())}")
 
 
-def _one_line(box: str) -> str:
-    """The message of tyro's box, up to its first rule, and the nearest option when it knows one."""
-    lines = [line.strip("│ \n") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
-    body = [line for line in lines if line and line[0] not in "╭╰"]
-    message = body[: next((at for at, line in enumerate(body) if line.startswith("──")), len(body))]
-    hints = [line.split()[0] for line in body[len(message) :] if line.startswith("--")]
-    text = " ".join(message)
-    return f"{text} (nearest: {hints[0]})" if text.startswith("Unrecognized") and hints else text
+def _one_line(report: str) -> str:
+    """The message of tyro's report, and the nearest option when it knows one.
+
+    The report is a title and blocks between rules, in a box where the terminal can draw one; the message is the first
+    block, and options to try instead follow as lines that start with ``--``.
+    """
+    report = re.sub(r"\x1b\[[0-9;]*m", "", report)
+    lines = [line.strip("│ ") for line in report.splitlines() if line and line[0] not in "╭╰"]
+    blocks: list[list[str]] = [[]]
+    for line in lines:
+        if set(line) <= {"-", "─"} and len(line) > 4:
+            blocks.append([])
+        elif line:
+            blocks[-1].append(line)
+    title = 0 if "╭" in report else 1
+    hints = [line.split()[0] for block in blocks[title + 1 :] for line in block if line.startswith("--")]
+    message = " ".join(blocks[title])
+    return f"{message} (nearest: {hints[0]})" if message.startswith("Unrecognized") and hints else message

@@ -30,7 +30,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def make(corpus: str, run_dir: Path, *, model: dict[str, Any] | None = None, **training: Any) -> Config:
-    given = {"steps": 8, "batch_size": 8, "micro_batches": 2, "log_interval": 1, "eval_interval": 4, "eval_batches": 1}
+    given: dict[str, Any] = {
+        "steps": 8,
+        "batch_size": 8,
+        "micro_batches": 2,
+        "log_interval": 1,
+        "eval_interval": 4,
+        "eval_batches": 1,
+    }
     return Config(
         model=ModelConfig(**{"n_vocab": 257, "n_ctx": 16, "n_embd": 32, "n_head": 4, "n_layer": 2} | (model or {})),
         mesh=MeshConfig(data=2, fsdp=2, tensor=2),
@@ -136,7 +143,7 @@ def test_what_does_not_fit_is_refused(corpus: str, tmp_path: Path) -> None:
     with pytest.raises(GPT2JaxError, match="batch: 2: should be a multiple of the mesh's data"):
         train(make(corpus, tmp_path / "c", batch_size=4))
     config = make(corpus, tmp_path / "d")
-    with pytest.raises(GPT2JaxError, match="mesh: .* multiply to the number of devices, which is 8"):
+    with pytest.raises(GPT2JaxError, match=r"mesh: .* multiply to the number of devices, which is 8"):
         train(dataclasses.replace(config, mesh=MeshConfig(data=3)))
     (tmp_path / "file").write_text("")
     with pytest.raises(GPT2JaxError, match=r"training\.run_dir"):
@@ -146,6 +153,6 @@ def test_what_does_not_fit_is_refused(corpus: str, tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(corpus: str, tmp_path: Path) -> None:
     config = make(corpus, tmp_path / "run", log_interval=100)
     optimizer = OptimizerConfig(learning_rate=1e30, min_learning_rate=1e30, warmup_steps=0, clip_norm=0.0)
-    with pytest.raises(GPT2JaxError, match="validation_loss is nan.*no checkpoint yet"):
+    with pytest.raises(GPT2JaxError, match=r"validation_loss is nan.*no checkpoint yet"):
         train(dataclasses.replace(config, optimizer=optimizer))
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
