@@ -32,7 +32,8 @@ def start(cpu_devices: int = 0) -> None:
             raise GPT2JaxError(f"mesh.cpu_devices: {cpu_devices}: needs NPROC=64 in the environment before jax starts")
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", cpu_devices)
-    if not jax.config.read("jax_compilation_cache_dir"):  # A folder that the user gave to jax itself stands.
+    # A folder that the user gave to jax itself stands.
+    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -55,5 +56,5 @@ def describe() -> dict[str, Any]:
         "devices": f"{len(devices)} x {', '.join(kinds)}",
         "processes": str(jax.process_count()),
         "cache folder": str(cache_folder()),
-        "compiled programs": str(jax.config.read("jax_compilation_cache_dir") or "not kept"),
+        "compiled programs": str(jax.config.jax_compilation_cache_dir or "not kept"),  # type: ignore[attr-defined]
     }
