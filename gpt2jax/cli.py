@@ -15,6 +15,7 @@ import tyro
 from gpt2jax import __version__
 from gpt2jax import config as settings
 from gpt2jax.errors import GPT2JaxError, nearest
+from gpt2jax.files import write_text
 
 HELP = """usage: gpt2jax VERB [options]
 
@@ -163,7 +164,7 @@ def train(args: list[str]) -> int:
     run_dir = Path(config.training.run_dir)
     model = TextModel.from_params(result.params, config.model, result.encoding)
     samples = _numbered(model.write([model.start()], config.sampling, allow_special=True)[0])
-    (run_dir / "samples.txt").write_text(samples, encoding="utf-8")
+    write_text(run_dir / "samples.txt", samples)
     print(samples)
     bits = "" if result.bits_per_byte is None else f", {result.bits_per_byte:.4f} bits per byte"
     print(f"validation loss {result.validation_loss:.4f} nats per token{bits}, after step {result.step}")

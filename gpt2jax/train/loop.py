@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import os
 import signal
 import time
 from collections.abc import Generator, Iterator
@@ -20,6 +19,7 @@ from gpt2jax.checkpoint import Checkpoints, Meta
 from gpt2jax.config import Config
 from gpt2jax.data.pipeline import TokenWindows, open_split, training_batches, validation_windows
 from gpt2jax.errors import GPT2JaxError
+from gpt2jax.files import write_text
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition, make_mesh
 from gpt2jax.train.plots import draw_loss
@@ -95,7 +95,7 @@ def train(config: Config, command: str = "") -> Result:
                 if step == start + 1:  # The first step compiles: wait for it, and start the clock after it.
                     jax.block_until_ready(metrics)
                     clock.skip(step)
-                log.progress(step, f"loss {log.rows[-1]['loss']:.4f}" if log.rows and "loss" in log.rows[-1] else "")
+                log.progress(step)
                 if step % training.log_interval == 0 or step == training.steps:
                     row: Row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
                     seconds = clock.lap(step)
@@ -242,9 +242,7 @@ def _open_run_dir(run_dir: Path) -> None:
 
 
 def _write_config(config: Config, run_dir: Path) -> None:
-    partial = run_dir / "config.partial"
-    partial.write_text(settings.to_yaml(config), encoding="utf-8")
-    os.replace(partial, run_dir / "config.yaml")
+    write_text(run_dir / "config.yaml", settings.to_yaml(config))
 
 
 def _check_resumable(config: Config, meta: Meta, encoding: tiktoken.Encoding, run_dir: Path) -> None:

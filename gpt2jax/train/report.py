@@ -1,7 +1,6 @@
 """report.md: what a run was, what it cost, and how each of these figures was reached."""
 
 import dataclasses
-import os
 import subprocess
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from jax.sharding import Mesh
 
 from gpt2jax import parameters, runtime
 from gpt2jax.config import Config
+from gpt2jax.files import write_text
 from gpt2jax.train.runlog import Row
 
 
@@ -83,9 +83,7 @@ def write_report(config: Config, mesh: Mesh, rows: list[Row], path: Path, comman
         "Curves: `loss.png`; numbers: `metrics.jsonl`; settings as resolved: `config.yaml`.",
         "",
     ]
-    partial = path.with_suffix(".partial")
-    partial.write_text("\n".join(lines), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, "\n".join(lines))
 
 
 _FLOPS_CONVENTION = "6 N + 12 n_layer n_embd n_ctx per token, N without positions, attention counted as not causal"

@@ -1,13 +1,14 @@
 """What a run tells while it goes: metrics.jsonl, TensorBoard, and the terminal."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
+
+from gpt2jax.files import write_text
 
 Row = dict[str, float]
 
@@ -29,9 +30,7 @@ class RunLog:
         """Open the logs of ``run_dir``; what an interrupted run wrote past ``start_step`` is dropped, to come again."""
         path = run_dir / METRICS_FILE
         kept = [row for row in read_rows(run_dir) if row["step"] <= start_step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self.rows = kept
         self._file = path.open("a", encoding="utf-8")
         # Events from the purge step on are those of steps that will be done again.
@@ -59,10 +58,11 @@ class RunLog:
                 self._board.add_scalar(name, value, int(row["step"]))
         self.say(text)
 
-    def progress(self, step: int, text: str) -> None:
-        """Move the bar; its text changes in place. Without a terminal this shows nothing."""
+    def progress(self, step: int) -> None:
+        """Move the bar. Without a terminal this shows nothing."""
         if self._bar:
-            self._bar.update(self._task, completed=step, text=text)
+            loss = next((f"loss {row['loss']:.4f}" for row in reversed(self.rows) if "loss" in row), "")
+            self._bar.update(self._task, completed=step, text=loss)
 
     def say(self, text: str) -> None:
         if self._bar:
