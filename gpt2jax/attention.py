@@ -7,8 +7,8 @@ In that layout each head's products are plain matrix products over contiguous me
 import jax
 import jax.numpy as jnp
 
-# Queries are cut into blocks of this many positions, each against only the keys it may see: at 4 blocks and more
-# that skips close to half of the work and of the memory.
+# Queries are cut into blocks of this many positions, each against only the keys it may see: at 4 blocks
+# that skips three eighths of the work, with more of them close to half.
 QUERY_BLOCK = 128
 
 
