@@ -12,6 +12,10 @@ class GPT2JaxError(Exception):
     """
 
 
+class GPT2JaxWarning(UserWarning):
+    """Something the user should look at, said in one line; the work goes on."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`` (nearest: X)`` when one of ``known`` resembles ``name``, else the whole list: the tail of an error line."""
     known = sorted(known)

@@ -35,6 +35,9 @@ class Parameter:
     """Variable name in OpenAI's checkpoint (openai/gpt-2, src/model.py); ``{i}`` is the layer."""
     huggingface: str
     """Tensor name in Hugging Face's GPT2Model, without the ``transformer.`` prefix; ``{i}`` is the layer."""
+    llmc: str
+    """Name in llm.c's ParameterTensors (karpathy/llm.c, train_gpt2.c), whose files hold its layers together, in the
+    order of this table."""
     inputs: int = 0
     """Of a kernel: how many of its axes after the layers' are inputs, which it sums over."""
 
@@ -43,39 +46,48 @@ class Parameter:
         return self.axes[0] == "layers"
 
 
-def _layer_norm(path: str, openai: str, huggingface: str) -> list[Parameter]:
+def _layer_norm(path: str, openai: str, huggingface: str, llmc: str) -> list[Parameter]:
     axes = ("layers", "model") if path.startswith("h/") else ("model",)
     return [
-        Parameter(f"{path}/scale", axes, "ones", False, f"{openai}/g", f"{huggingface}.weight"),
-        Parameter(f"{path}/bias", axes, "zeros", False, f"{openai}/b", f"{huggingface}.bias"),
+        Parameter(f"{path}/scale", axes, "ones", False, f"{openai}/g", f"{huggingface}.weight", f"{llmc}w"),
+        Parameter(f"{path}/bias", axes, "zeros", False, f"{openai}/b", f"{huggingface}.bias", f"{llmc}b"),
     ]
 
 
 def _dense(
-    name: str, ins: tuple[str, ...], outs: tuple[str, ...], init: Literal["kernel", "residual"]
+    name: str, llmc: str, ins: tuple[str, ...], outs: tuple[str, ...], init: Literal["kernel", "residual"]
 ) -> list[Parameter]:
     # A bias that adds to the residual stream has its width, and is small: "model" where the kernel shards "embed".
     bias = tuple("model" if axis == "embed" else axis for axis in outs)
     openai, huggingface = f"model/h{{i}}/{name}", f"h.{{i}}.{name.replace('/', '.')}"
     return [
         Parameter(
-            f"h/{name}/kernel", ("layers", *ins, *outs), init, True, f"{openai}/w", f"{huggingface}.weight", len(ins)
+            f"h/{name}/kernel",
+            ("layers", *ins, *outs),
+            init,
+            True,
+            f"{openai}/w",
+            f"{huggingface}.weight",
+            f"{llmc}w",
+            inputs=len(ins),
         ),
-        Parameter(f"h/{name}/bias", ("layers", *bias), "zeros", False, f"{openai}/b", f"{huggingface}.bias"),
+        Parameter(
+            f"h/{name}/bias", ("layers", *bias), "zeros", False, f"{openai}/b", f"{huggingface}.bias", f"{llmc}b"
+        ),
     ]
 
 
 TABLE: tuple[Parameter, ...] = (
-    Parameter("wte", ("vocab", "table"), "embedding", True, "model/wte", "wte.weight"),
-    Parameter("wpe", ("position", "table"), "position", True, "model/wpe", "wpe.weight"),
-    *_layer_norm("h/ln_1", "model/h{i}/ln_1", "h.{i}.ln_1"),
+    Parameter("wte", ("vocab", "table"), "embedding", True, "model/wte", "wte.weight", "wte"),
+    Parameter("wpe", ("position", "table"), "position", True, "model/wpe", "wpe.weight", "wpe"),
+    *_layer_norm("h/ln_1", "model/h{i}/ln_1", "h.{i}.ln_1", "ln1"),
     # Query, key and value apart and heads apart: fused as [D, 3D], a tensor shard would cut across the three.
-    *_dense("attn/c_attn", ("embed",), ("qkv", "heads", "head_dim"), "kernel"),
-    *_dense("attn/c_proj", ("heads", "head_dim"), ("embed",), "residual"),
-    *_layer_norm("h/ln_2", "model/h{i}/ln_2", "h.{i}.ln_2"),
-    *_dense("mlp/c_fc", ("embed",), ("mlp",), "kernel"),
-    *_dense("mlp/c_proj", ("mlp",), ("embed",), "residual"),
-    *_layer_norm("ln_f", "model/ln_f", "ln_f"),
+    *_dense("attn/c_attn", "qkv", ("embed",), ("qkv", "heads", "head_dim"), "kernel"),
+    *_dense("attn/c_proj", "attproj", ("heads", "head_dim"), ("embed",), "residual"),
+    *_layer_norm("h/ln_2", "model/h{i}/ln_2", "h.{i}.ln_2", "ln2"),
+    *_dense("mlp/c_fc", "fc", ("embed",), ("mlp",), "kernel"),
+    *_dense("mlp/c_proj", "fcproj", ("mlp",), ("embed",), "residual"),
+    *_layer_norm("ln_f", "model/ln_f", "ln_f", "lnf"),
 )
 
 

@@ -3,15 +3,11 @@
 import contextlib
 import hashlib
 import json
-import shutil
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import rich.console
-import rich.progress
 import tiktoken
 
 from gpt2jax import tokenizer as tokenizers
@@ -19,12 +15,11 @@ from gpt2jax.data.corpora import Document, Source, digest, find_sources, read_do
 from gpt2jax.data.meta import FILE_NAME, Meta, SplitMeta, read_meta
 from gpt2jax.data.shards import SHARD_TOKENS, Format, ShardWriter, Split
 from gpt2jax.errors import GPT2JaxError
+from gpt2jax.files import new_folder
+from gpt2jax.progress import Report, bar
 
 Tokenizer = Literal["gpt2", "bytes", "characters"]
 SplitRule = Literal["documents", "tail"]
-
-# Told after each document how many bytes of the sources are done, and how many there are.
-Report = Callable[[int, int], None]
 
 
 def prepare(
@@ -58,7 +53,8 @@ def prepare(
         validation_fraction: above 0, at most 0.5.
         text_key: the key of the text in .jsonl files.
         shard_tokens: most tokens in a file, in llm.c's format.
-        progress: a function to call, or whether to draw a bar when stderr is a terminal.
+        progress: a function to call after each document with the bytes of the sources done and in all, or whether
+            to draw a bar when stderr is a terminal.
 
     Raises:
         GPT2JaxError: bad arguments, unreadable sources, a split without documents, or ``out`` holds something else.
@@ -84,7 +80,7 @@ def prepare(
             alphabet.update(document.text)
     encoding = _encoding(tokenizer, alphabet)
 
-    with _bar(progress) as report, _folder(out) as folder:
+    with bar("Encoding", progress) as report, new_folder(out) as folder:
         documents = _reported(read_documents(found, text_key), report, sum(source.size for source in found))
         if split == "documents":
             parts = _split_documents(documents, round(1 / validation_fraction), seed)
@@ -196,23 +192,6 @@ def _write(
     }
 
 
-@contextlib.contextmanager
-def _folder(out: Path) -> Iterator[Path]:
-    """A new folder beside ``out`` that takes its place at the end, and is removed when that is not reached."""
-    # Not tempfile.mkdtemp, whose folders nobody but their owner may read.
-    folder = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-        if out.exists():
-            out.rmdir()  # It is empty; not every system renames over a folder.
-        folder.rename(out)
-    except OSError as error:
-        raise GPT2JaxError(f"{out}: cannot be written ({error.strerror})") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _reported(documents: Iterable[Document], report: Report, total: int) -> Iterator[Document]:
     """``documents``, with a report after each has been dealt with."""
     done = 0
@@ -220,25 +199,3 @@ def _reported(documents: Iterable[Document], report: Report, total: int) -> Iter
         yield document
         done += document.source_bytes
         report(done, total)
-
-
-@contextlib.contextmanager
-def _bar(progress: Report | bool) -> Iterator[Report]:
-    """``progress`` itself if it is a function, else a bar on stderr; nothing where that is no terminal."""
-    if not isinstance(progress, bool):
-        yield progress
-        return
-    console = rich.console.Console(stderr=True)
-    if not (progress and console.is_terminal):
-        yield lambda done, total: None
-        return
-    columns = (
-        rich.progress.TextColumn("Encoding"),
-        rich.progress.BarColumn(),
-        rich.progress.DownloadColumn(),
-        rich.progress.TransferSpeedColumn(),
-        rich.progress.TimeRemainingColumn(),
-    )
-    with rich.progress.Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

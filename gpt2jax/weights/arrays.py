@@ -1,0 +1,65 @@
+"""Floats on the host: their dtypes, where they lie, and how they are copied."""
+
+import math
+import warnings
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from gpt2jax.errors import GPT2JaxWarning
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+# What a weight may be stored as, by the name that numpy gives it; files are little-endian.
+FLOATS: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "float16": np.dtype("<f2"),
+    "bfloat16": np.dtype(jnp.bfloat16),
+}
+
+# Columns that are copied at once from a transposed matrix: long enough runs of the target, few enough rows of the
+# source to stay in the cache between two columns. Without it such a copy took three times as long.
+_COLUMNS = 256
+
+
+def aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
+    """An uninitialised float32 array that jax takes over on CPU as it is; one aligned to less it copies."""
+    size = 4 * math.prod(shape)
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(np.float32).reshape(shape)
+
+
+def copy(target: np.ndarray, source: np.ndarray) -> None:
+    """``target[...] = source`` for arrays of one shape and floats of any width; quick for transposed sources too."""
+    with np.errstate(over="ignore"):  # Into float16; warn_of_non_finite tells of it.
+        if source.ndim < 2 or source.strides[-1] <= source.itemsize:
+            target[...] = source
+            return
+        outer = [axis for axis in range(source.ndim - 1) if source.strides[axis] > source.strides[-1]]
+        for place in np.ndindex(*(source.shape[axis] for axis in outer)):
+            for start in range(0, source.shape[-1], _COLUMNS):
+                index: list[Any] = [slice(None)] * (source.ndim - 1) + [slice(start, start + _COLUMNS)]
+                for axis, at in zip(outer, place, strict=True):
+                    index[axis] = at
+                target[tuple(index)] = source[tuple(index)]
+
+
+def contiguous(array: np.ndarray, dtype: DType) -> np.ndarray:
+    """``array`` in C order as ``dtype``: itself where it is that already."""
+    if array.flags.c_contiguous and array.dtype == FLOATS[dtype]:
+        return array
+    out = np.empty(array.shape, FLOATS[dtype])
+    copy(out, array)
+    return out
+
+
+def warn_of_non_finite(array: np.ndarray, name: str, where: str) -> None:
+    """Warn when ``array`` holds NaN or infinity: whatever is computed with it is lost."""
+    with np.errstate(all="ignore"):  # A finite sum has finite terms, and takes a fraction of the work.
+        if np.isfinite(np.add.reduce(array, axis=None, dtype=np.float32)):
+            return
+    count = int(array.size - np.isfinite(array).sum())
+    if count:
+        warnings.warn(f"{where}: {name}: {count:,} of its values are NaN or infinite", GPT2JaxWarning, stacklevel=2)

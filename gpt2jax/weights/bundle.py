@@ -1,0 +1,168 @@
+"""TensorFlow's tensor bundle (checkpoint format V2), read and written without TensorFlow.
+
+A bundle is an index and data files. The index is a table (:mod:`gpt2jax.weights.table`) of protocol buffers:
+BundleHeaderProto under the empty key and a BundleEntryProto for each tensor (tensorflow/core/protobuf/
+tensor_bundle.proto), which says where its bytes lie and what their checksum is.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.weights.arrays import FLOATS, DType
+from gpt2jax.weights.mapped import MappedFile, Tensor
+from gpt2jax.weights.table import Reader, encode_table, masked_crc, read_table, varint
+
+# tensorflow/core/framework/types.proto. Those that are no float of ours are there to be refused by name.
+DTYPES = {
+    1: "float32",
+    2: "float64",
+    3: "int32",
+    4: "uint8",
+    5: "int16",
+    6: "int8",
+    7: "string",
+    9: "int64",
+    10: "bool",
+    14: "bfloat16",
+    19: "float16",
+}
+DTYPE_NUMBERS = {name: number for number, name in DTYPES.items()}
+
+# The fields of a protocol buffer by number, each as often as it occurs.
+Fields = dict[int, list[int | bytes]]
+
+
+def read_bundle(prefix: Path) -> tuple[dict[str, Tensor], list[MappedFile]]:
+    """The tensors of the bundle ``prefix.index`` and ``prefix.data-*``, and its data files.
+
+    A tensor's checksum is compared when it is first read.
+
+    Raises:
+        GPT2JaxError: a file is missing, cut short or damaged, a block is compressed, a tensor is in slices.
+    """
+    where = Path(f"{prefix}.index")
+    entries = dict(read_table(MappedFile(where)))
+    header = _fields(entries.pop(b"", b""), where)
+    shards, endianness = _integer(header, 1), _integer(header, 2)
+    if not shards:
+        raise GPT2JaxError(f"{where}: names no data files: damaged, or not a tensor bundle")
+    if endianness:
+        raise GPT2JaxError(f"{where}: big-endian: should be little-endian")
+    files = [MappedFile(Path(f"{prefix}.data-{number:05d}-of-{shards:05d}")) for number in range(shards)]
+    named = {key.decode(errors="replace"): value for key, value in entries.items()}
+    return {name: _tensor(name, value, files, where) for name, value in named.items()}, files
+
+
+def _tensor(name: str, value: bytes, files: list[MappedFile], where: Path) -> Tensor:
+    entry = _fields(value, where)
+    number, shard, offset, size = (_integer(entry, field) for field in (1, 3, 4, 5))
+    dtype = DTYPES.get(number)
+    if dtype is None:
+        raise GPT2JaxError(f"{where}: {name}: TensorFlow's dtype {number}: should be one of {', '.join(FLOATS)}")
+    if 7 in entry:
+        raise GPT2JaxError(f"{where}: {name}: stored in slices (a partitioned variable): should be whole")
+    if shard >= len(files):
+        raise GPT2JaxError(f"{where}: {name}: in data file {shard}: there are {len(files)}")
+    shape = _shape(entry, where)
+    if dtype in FLOATS and size != math.prod(shape) * FLOATS[dtype].itemsize:
+        raise GPT2JaxError(f"{where}: {name}: {size:,} bytes do not hold {list(shape)} of {dtype}")
+    file = files[shard]
+    file.bytes(offset, size)  # It is there, before any work begins.
+    verified = False
+
+    def read() -> np.ndarray:
+        nonlocal verified
+        if not verified:
+            found, wanted = masked_crc(file.bytes(offset, size)), _integer(entry, 6)
+            if found != wanted:
+                raise GPT2JaxError(
+                    f"{file.path}: {name}: checksum {found:08x}: should be {wanted:08x}; the file is damaged"
+                )
+            verified = True
+        return file.array(offset, dtype, shape)
+
+    return Tensor(dtype, shape, read)
+
+
+def _shape(entry: Fields, where: Path) -> tuple[int, ...]:
+    shape = b"".join(field for field in entry.get(2, []) if isinstance(field, bytes))
+    dims = _fields(shape, where).get(2, [])
+    return tuple(_integer(_fields(dim, where), 1) for dim in dims if isinstance(dim, bytes))
+
+
+def _fields(message: bytes, where: Path) -> Fields:
+    """Decode a protocol buffer: integers, and bytes for what has a length."""
+    reader = Reader(message, where)
+    fields: Fields = {}
+    while not reader.at_end():
+        tag = reader.varint()
+        value: int | bytes
+        match tag & 7:
+            case 0:
+                value = reader.varint()
+            case 1:
+                value = int.from_bytes(reader.take(8), "little")
+            case 2:
+                value = reader.take(reader.varint())
+            case 5:
+                value = int.from_bytes(reader.take(4), "little")
+            case kind:
+                raise GPT2JaxError(f"{where}: a field of wire type {kind}: damaged")
+        fields.setdefault(tag >> 3, []).append(value)
+    return fields
+
+
+def _integer(fields: Fields, number: int) -> int:
+    """The last value of an integer field; 0, which protocol buffers do not write, where there is none."""
+    value = fields.get(number, [0])[-1]
+    return value if isinstance(value, int) else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What the index says of a tensor."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+    crc: int
+
+    def encode(self) -> bytes:
+        dims = b"".join(_message(2, _number(1, size)) for size in self.shape)
+        crc = b"\x35" + self.crc.to_bytes(4, "little")
+        return (
+            _number(1, DTYPE_NUMBERS[self.dtype])
+            + _message(2, dims)
+            + (_number(4, self.offset) if self.offset else b"")
+            + _number(5, self.size)
+            + crc
+        )
+
+
+def write_bundle(prefix: Path, tensors: Iterator[tuple[str, DType, np.ndarray]]) -> None:
+    """Write contiguous tensors, given in the byte order of their names, as a bundle with one data file."""
+    entries: list[tuple[bytes, bytes]] = [(b"", _number(1, 1) + _message(3, _number(1, 1)))]
+    offset = 0
+    with Path(f"{prefix}.data-00000-of-00001").open("wb") as file:
+        for name, dtype, array in tensors:
+            raw = array.reshape(-1).view(np.uint8)
+            raw.flags.writeable = False  # The checksum takes read-only buffers alone.
+            file.write(raw)
+            entry = Entry(dtype, array.shape, offset, raw.size, masked_crc(raw))
+            entries.append((name.encode(), entry.encode()))
+            offset += raw.size
+    Path(f"{prefix}.index").write_bytes(encode_table(entries))
+
+
+def _number(field: int, value: int) -> bytes:
+    return varint(field << 3) + varint(value)
+
+
+def _message(field: int, value: bytes) -> bytes:
+    return varint(field << 3 | 2) + varint(len(value)) + value

@@ -1,0 +1,84 @@
+"""OpenAI's own folder: a TensorFlow checkpoint, hparams.json, encoder.json and vocab.bpe (openai/gpt-2)."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from gpt2jax.config import ModelConfig
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.weights import vocabulary
+from gpt2jax.weights.arrays import DType
+from gpt2jax.weights.bundle import read_bundle, write_bundle
+from gpt2jax.weights.layout import OPENAI
+from gpt2jax.weights.weights import ForeignWeights, Origin, Weights, check_tensors, foreign_layer
+
+HPARAMS = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
+
+
+def is_openai(folder: Path) -> bool:
+    return (folder / "hparams.json").is_file()
+
+
+def read_openai(folder: Path) -> ForeignWeights:
+    """The weights of a folder; a tensor's checksum is compared when it is read.
+
+    Raises:
+        GPT2JaxError: a file is missing or damaged, or tensors are not those of the model that hparams.json names.
+    """
+    config = _read_hparams(folder / "hparams.json")
+    prefix = _prefix(folder)
+    tensors, files = read_bundle(prefix)
+    check_tensors(tensors, OPENAI, config, f"{prefix}.index")
+    encoding, note = vocabulary.read(folder, config.n_vocab)
+    notes = ("the checksums (CRC-32C) of all tensors are compared", *([note] if note else []))
+    return ForeignWeights(Origin("openai", str(folder), config, encoding, notes), OPENAI, tensors, files)
+
+
+def _read_hparams(path: Path) -> ModelConfig:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        sizes = {name: values[name] for name in HPARAMS}
+    except KeyError as error:
+        raise GPT2JaxError(f"{path}: {error.args[0]}: missing") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise GPT2JaxError(f"{path}: cannot be read ({error})") from None
+    try:
+        return ModelConfig(**sizes)
+    except GPT2JaxError as error:
+        raise GPT2JaxError(f"{path}: {error}") from None
+
+
+def _prefix(folder: Path) -> Path:
+    """The newest checkpoint in a folder: the one that ``checkpoint`` names, else the only one there is."""
+    state = folder / "checkpoint"
+    if state.is_file():
+        named = re.search(r'^model_checkpoint_path: "(.*)"', state.read_text(encoding="utf-8"), re.MULTILINE)
+        if named is None:
+            raise GPT2JaxError(f"{state}: names no model_checkpoint_path: damaged")
+        # TensorFlow may have noted a path of the machine that wrote it.
+        return folder / re.split(r"[/\\]", named[1])[-1]
+    found = sorted(folder.glob("*.index"))
+    if len(found) != 1:
+        raise GPT2JaxError(f"{folder}: no file named checkpoint, and {len(found)} .index files: should be one")
+    return found[0].with_suffix("")
+
+
+def write_openai(weights: Weights, folder: Path, dtype: DType) -> None:
+    """Write the folder that OpenAI's program and ``tf.train.load_checkpoint`` read."""
+    config, encoding = weights.config, weights.origin.encoding
+
+    def tensors() -> Iterator[tuple[str, DType, np.ndarray]]:
+        for name, parameter, layer in sorted(OPENAI.names(config), key=lambda row: row[0].encode()):
+            yield name, dtype, foreign_layer(weights, OPENAI, parameter, layer, dtype)
+
+    write_bundle(folder / "model.ckpt", tensors())
+    state = 'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n'
+    (folder / "checkpoint").write_text(state, encoding="utf-8")
+    hparams = json.dumps({name: getattr(config, name) for name in HPARAMS}, indent=2)
+    (folder / "hparams.json").write_text(hparams + "\n", encoding="utf-8")
+    if encoding is not None and encoding.name != "characters":  # Theirs is byte pairs alone.
+        (folder / "encoder.json").write_text(vocabulary.encoder_json(encoding), encoding="utf-8")
+        (folder / "vocab.bpe").write_text(vocabulary.merges_text(encoding), encoding="utf-8")

@@ -1,0 +1,206 @@
+"""A model's parameters wherever they lie, read one layer at a time; and from there into arrays on a mesh.
+
+Every reader of this room makes a :class:`Weights`, every writer takes one, so that any pair of formats converts with
+one layer in memory, and any format is loaded straight to the shards of any mesh.
+"""
+
+import abc
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tiktoken
+
+from gpt2jax import parameters
+from gpt2jax.config import ModelConfig
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.parameters import Parameter, Params
+from gpt2jax.partition import Partition
+from gpt2jax.progress import Report, silent
+from gpt2jax.weights.arrays import FLOATS, DType, aligned_empty, contiguous, copy, warn_of_non_finite
+from gpt2jax.weights.layout import Layout
+from gpt2jax.weights.mapped import MappedFile, Tensor
+
+Format = Literal["orbax", "huggingface", "openai", "nanogpt", "llmc"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What is known of weights beside their values."""
+
+    format: str
+    where: str
+    """The folder or file that they were read from."""
+    config: ModelConfig
+    encoding: tiktoken.Encoding | None
+    """None where the source does not say which vocabulary its tokens are of."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of how they were read: no checksum, rows left out."""
+
+
+class Weights(abc.ABC):
+    """Parameters that can be read one layer at a time."""
+
+    origin: Origin
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.origin.config
+
+    @abc.abstractmethod
+    def read(self, parameter: Parameter, layer: int) -> np.ndarray:
+        """One layer of a parameter (``layer`` is 0 where it has none), in the table's axes without the layers'.
+
+        The vocabulary is unpadded. The dtype is the source's; the array may be a view of it, to be read only.
+
+        Raises:
+            GPT2JaxError: the source turns out damaged.
+        """
+
+    def release(self) -> None:  # noqa: B027 (only what maps files has something to let go of)
+        """Let go of memory that reading has taken; called between parameters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ForeignWeights(Weights):
+    """Weights in the tensors of a foreign file."""
+
+    origin: Origin
+    layout: Layout
+    tensors: Mapping[str, Tensor]
+    files: Sequence[MappedFile]
+
+    def read(self, parameter: Parameter, layer: int) -> np.ndarray:
+        array = self.tensors[self.layout.name(parameter).format(i=layer)].read()
+        return self.layout.to_native(array, parameter, self.config)
+
+    def release(self) -> None:
+        for file in self.files:
+            file.release()
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldWeights(Weights):
+    """Weights that are arrays already, on whatever mesh."""
+
+    origin: Origin
+    params: Params
+
+    def read(self, parameter: Parameter, layer: int) -> np.ndarray:
+        leaf: Any = self.params
+        for key in parameter.path.split("/"):
+            leaf = leaf[key]
+        array = np.asarray(leaf[layer] if parameter.stacked else leaf)
+        return array[: self.config.n_vocab] if parameter.axes[0] == "vocab" else array
+
+
+def foreign_layer(weights: Weights, layout: Layout, parameter: Parameter, layer: int, dtype: DType) -> np.ndarray:
+    """One layer of a parameter as a foreign tensor of ``dtype``, contiguous, to be written."""
+    native = weights.read(parameter, layer)
+    warn_of_non_finite(native, layer_name(parameter, layer), weights.origin.where)
+    array = contiguous(layout.to_foreign(native, parameter, weights.config), dtype)
+    if array.itemsize < native.itemsize:
+        warn_of_non_finite(array, f"{layer_name(parameter, layer)} in {dtype}", weights.origin.where)
+    return array
+
+
+def layer_name(parameter: Parameter, layer: int) -> str:
+    return f"{parameter.path} of layer {layer}" if parameter.stacked else parameter.path
+
+
+def check_tensors(tensors: Mapping[str, Tensor], layout: Layout, config: ModelConfig, where: str) -> None:
+    """Refuse tensors that are not this model's, naming each that is missing, unknown, misshapen or no float.
+
+    Raises:
+        GPT2JaxError: with all faults in its line.
+    """
+    faults, wanted = [], set()
+    for name, parameter, _ in layout.names(config):
+        wanted.add(name)
+        tensor, shape = tensors.get(name), layout.shape(parameter, config)
+        if tensor is None:
+            faults.append(f"{name} is missing")
+        elif tensor.shape != shape:
+            faults.append(f"{name} has shape {list(tensor.shape)} instead of {list(shape)}")
+        elif tensor.dtype not in FLOATS:
+            faults.append(f"{name} is {tensor.dtype} instead of {', '.join(FLOATS)}")
+    faults += [f"{name} is unknown" for name in tensors if name not in wanted]
+    if faults:
+        raise GPT2JaxError(f"{where}: {'; '.join(faults)}")
+
+
+def load_params(
+    weights: Weights, place: Partition, config: ModelConfig | None = None, report: Report = silent
+) -> Params:
+    """The parameters on a mesh, in float32: each shard is filled from the source, one layer after the other.
+
+    Beside the parameters themselves the host holds one of them at most, and no device more than its shards.
+
+    Args:
+        config: the model to make; by default the source's own. It may have a shorter context, whose positions are
+            the first ones.
+        report: called with the bytes of parameters loaded and in all.
+
+    Raises:
+        GPT2JaxError: ``config`` is another model's, or the source turns out damaged.
+    """
+    config = config or weights.config
+    check_same_model(config, weights.origin)
+    place.check(config)
+    total = 4 * sum(math.prod(parameters.shape(parameter, config)) for parameter in parameters.TABLE)
+    done = 0
+
+    def leaf(parameter: Parameter) -> jax.Array:
+        nonlocal done
+        shape = parameters.shape(parameter, config)
+        filled: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
+
+        def shard(index: tuple[slice, ...]) -> np.ndarray:
+            ranges = tuple((start, stop) for start, stop, _ in map(slice.indices, index, shape))
+            if ranges not in filled:  # Devices that hold the same shard share one reading.
+                filled[ranges] = _fill(weights, parameter, ranges)
+            return filled[ranges]
+
+        array = jax.make_array_from_callback(shape, place.sharding(*parameter.axes), shard, dtype=jnp.float32)
+        weights.release()
+        done += 4 * math.prod(shape)
+        report(done, total)
+        return array
+
+    return parameters.tree(leaf)
+
+
+def check_same_model(config: ModelConfig, origin: Origin) -> None:
+    """Refuse to use weights as parameters of another model; a shorter context is none.
+
+    Raises:
+        GPT2JaxError: with everything that differs in its line.
+    """
+    faults = [
+        f"model.{name}: {getattr(config, name)}: the weights have {getattr(origin.config, name)}"
+        for name in ("n_vocab", "n_embd", "n_head", "n_layer", "layer_norm_epsilon")
+        if getattr(config, name) != getattr(origin.config, name)
+    ]
+    if config.n_ctx > origin.config.n_ctx:
+        faults.append(f"model.n_ctx: {config.n_ctx}: the weights have {origin.config.n_ctx}")
+    if faults:
+        raise GPT2JaxError(f"{origin.where}: {'; '.join(faults)}")
+
+
+def _fill(weights: Weights, parameter: Parameter, ranges: tuple[tuple[int, int], ...]) -> np.ndarray:
+    """One shard, float32: the given range of each axis of a parameter; rows that pad the vocabulary are 0."""
+    out = aligned_empty(tuple(stop - start for start, stop in ranges))
+    layers = range(*ranges[0]) if parameter.stacked else range(1)
+    inner = tuple(slice(*part) for part in (ranges[1:] if parameter.stacked else ranges))
+    for position, layer in enumerate(layers):
+        source = weights.read(parameter, layer)[inner]
+        target = out[position] if parameter.stacked else out
+        rows = target[: len(source)]
+        copy(rows, source)
+        target[len(source) :] = 0.0
+        warn_of_non_finite(rows, layer_name(parameter, layer), weights.origin.where)
+    return out
