@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 import pydantic
 import tiktoken
@@ -22,6 +24,8 @@ from gpt2jax.errors import GPT2JaxError
 T = TypeVar("T")
 
 FORMAT_VERSION = 1
+# Of a file of parameters: small enough to read for a shard, large enough to be read at the disk's speed.
+CHUNK_BYTES = 128 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Meta:
 
     step: int
     model: ModelConfig
-    encoding: tiktoken.Encoding
+    encoding: tiktoken.Encoding | None
+    """None where nobody knows which vocabulary the tokens are of (weights that came without one)."""
     validation_loss: float | None = None
     """Nats per token at this step, where it was measured."""
 
@@ -39,7 +44,7 @@ class Meta:
             "format_version": FORMAT_VERSION,
             "step": self.step,
             "model": dataclasses.asdict(self.model),
-            "tokenizer": tokenizer.to_spec(self.encoding),
+            "tokenizer": None if self.encoding is None else tokenizer.to_spec(self.encoding),
             "validation_loss": self.validation_loss,
         }
 
@@ -48,7 +53,8 @@ class Meta:
         if value.get("format_version") != FORMAT_VERSION:
             raise GPT2JaxError(f"{where}: format_version {value.get('format_version')}: should be {FORMAT_VERSION}")
         model = pydantic.TypeAdapter(ModelConfig).validate_python(value["model"])
-        return cls(value["step"], model, tokenizer.from_spec(value["tokenizer"]), value["validation_loss"])
+        encoding = None if value["tokenizer"] is None else tokenizer.from_spec(value["tokenizer"])
+        return cls(value["step"], model, encoding, value["validation_loss"])
 
 
 class Checkpoints:
@@ -147,11 +153,41 @@ def find(path: str | Path) -> tuple[Path, int]:
     return folder, max(steps)
 
 
+def holds_one(path: Path) -> bool:
+    """Whether ``path`` means a checkpoint (:func:`find`)."""
+    try:
+        find(path)
+    except GPT2JaxError:
+        return False
+    return True
+
+
 def read_meta(path: str | Path) -> Meta:
     """What the checkpoint that ``path`` means (:func:`find`) says of itself."""
     folder, step = find(path)
     with Checkpoints(folder, read_only=True) as checkpoints:
         return checkpoints.read_meta(step)
+
+
+def save_params(folder: Path, params: dict[str, Any], meta: Meta) -> None:
+    """Write a checkpoint of parameters alone, which :func:`find` and :func:`restore_params` take, into ``folder``.
+
+    Beside the parameters the host holds one of them at most: they are written one after the other, uncompressed
+    (random bits do not shrink) and in chunks, so that a mesh reads no more than its shards.
+    """
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    handlers = {
+        "state": ocp.PyTreeCheckpointHandler(save_concurrent_gb=1, use_compression=False),
+        "meta": ocp.JsonCheckpointHandler(),
+    }
+    state = {"params": params}
+    save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), state)
+    items = ocp.args.Composite(
+        state=ocp.args.PyTreeSave(state, save_args=save_args), meta=ocp.args.JsonSave(meta.to_json())
+    )
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    with ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers) as manager:
+        manager.save(meta.step, args=items)
 
 
 def restore_params(path: str | Path, abstract: dict[str, Any]) -> dict[str, Any]:
@@ -160,12 +196,21 @@ def restore_params(path: str | Path, abstract: dict[str, Any]) -> dict[str, Any]
     Args:
         abstract: ShapeDtypeStructs with shardings, in the layout of the parameters.
     """
+    return _restore(path, abstract, ocp.checkpoint_utils.construct_restore_args(abstract))
+
+
+def restore_array(path: str | Path, key: str) -> np.ndarray:
+    """One parameter, by its path in the table, of the checkpoint that ``path`` means: whole, on the host, as stored."""
+    item: Any = 0
+    restore_args: Any = ocp.RestoreArgs(restore_type=np.ndarray)
+    for part in reversed(key.split("/")):
+        item, restore_args = {part: item}, {part: restore_args}
+    [array] = jax.tree.leaves(_restore(path, item, restore_args))
+    return array
+
+
+def _restore(path: str | Path, item: Any, restore_args: Any) -> dict[str, Any]:
     folder, step = find(path)
-    item = {"params": abstract}
-    restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+    args = ocp.args.PyTreeRestore(item={"params": item}, restore_args={"params": restore_args}, partial_restore=True)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        restored = checkpointer.restore(
-            folder / str(step) / "state",
-            args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True),
-        )
-    return restored["params"]
+        return checkpointer.restore(folder / str(step) / "state", args=args)["params"]

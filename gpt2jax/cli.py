@@ -6,30 +6,34 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import tyro
 
 from gpt2jax import __version__
 from gpt2jax import config as settings
-from gpt2jax.errors import GPT2JaxError, nearest
+from gpt2jax.errors import GPT2JaxError, GPT2JaxWarning, nearest
 from gpt2jax.files import write_text
 
 HELP = """usage: gpt2jax VERB [options]
 
-GPT-2 in JAX: prepare text, train, generate.
+GPT-2 in JAX: prepare text, train, generate, convert weights.
 
   prepare   text, JSONL or the built-in corpus to token shards
   train     train a model as a settings file says; goes on where a run was stopped
   generate  write text with a trained model
+  convert   weights from any form to any other: OpenAI's, Hugging Face's, nanoGPT's, llm.c's, ours
+  download  OpenAI's released models
   info      versions, devices and cache folders
 
 examples:
   gpt2jax prepare pydoc --out data/pydoc --tokenizer bytes
   gpt2jax train configs/quickstart.yaml
-  gpt2jax generate --run runs/quickstart "The assignment statement"
+  gpt2jax generate --model runs/quickstart "The assignment statement"
+  gpt2jax generate --model gpt2-medium "Once upon a time, far far away,"
 
 `gpt2jax VERB --help` tells more. Every verb takes --debug: show the traceback of an error.
 """
@@ -47,28 +51,60 @@ examples:
 
 TRAIN_HELP = """Train a model as a settings file says.
 
-usage: gpt2jax train SETTINGS.yaml [--section.key VALUE ...]
+usage: gpt2jax train SETTINGS.yaml [--init-from MODEL] [--section.key VALUE ...]
        gpt2jax train --resume RUN [--section.key VALUE ...]
 
 The run's folder (training.run-dir) gets checkpoints, metrics.jsonl, TensorBoard events, loss.png, samples.txt and
 report.md. When it holds a checkpoint already, training goes on from there; --resume after a settings file insists on
-that, and --resume RUN takes the run's own settings. Ctrl-C stops after the step in hand, with a checkpoint.
+that, and --resume RUN takes the run's own settings. --init-from (in full --training.init-from) starts from the
+weights of a run, of another program's folder or file, or of a released model. Ctrl-C stops after the step in hand,
+with a checkpoint.
 
 examples:
   gpt2jax train configs/quickstart.yaml
   gpt2jax train configs/quickstart.yaml --optimizer.learning-rate 1e-3 --training.run-dir runs/faster
+  gpt2jax train my_settings.yaml --init-from gpt2-medium
   gpt2jax train configs/quickstart.yaml --mesh.cpu-devices 8 --mesh.fsdp 8
   gpt2jax train --resume runs/quickstart --training.steps 2000"""
 
 GENERATE_HELP = """Write text with a trained model.
 
-A run's own sampling settings are the defaults. The same prompt, seed and sample index give the same text in any batch.
+MODEL is a run's folder, whose own sampling settings are then the defaults, a checkpoint, a folder or file that
+OpenAI's, Hugging Face's, nanoGPT's or llm.c's programs wrote, or the name of a released model (gpt2, gpt2-medium,
+gpt2-large, gpt2-xl), which is downloaded once. The same prompt, seed and sample index give the same text in any batch.
 
 examples:
-  gpt2jax generate --run runs/quickstart "The assignment statement"
-  gpt2jax generate --run runs/quickstart "A list is" "A tuple is" --num-samples 2 --temperature 0.7 --top-k 40
-  gpt2jax generate --run runs/quickstart --unconditional --num-samples 4
-  gpt2jax generate --checkpoint runs/quickstart/checkpoints/1000 --interactive"""
+  gpt2jax generate --model runs/quickstart "The assignment statement"
+  gpt2jax generate --model runs/quickstart "A list is" "A tuple is" --num-samples 2 --temperature 0.7 --top-k 40
+  gpt2jax generate --model runs/quickstart --unconditional --num-samples 4
+  gpt2jax generate --model runs/quickstart/checkpoints/1000 --interactive"""
+
+
+CONVERT_HELP = """Write the weights of a model in another form.
+
+SOURCE is what `gpt2jax generate --model` takes; its form is found out. TARGET is written whole or not at all:
+
+  orbax        a checkpoint of ours, to generate with or to start training from
+  huggingface  a folder for transformers: safetensors, config, tokenizer, model card
+  openai       a folder as OpenAI's: TensorFlow checkpoint, hparams.json, encoder.json, vocab.bpe
+  nanogpt      a folder with nanoGPT's ckpt.pt
+  llmc         a file for llm.c, ending in .bin; float32 or bfloat16
+
+examples:
+  gpt2jax convert runs/quickstart my_model --to huggingface
+  gpt2jax convert gpt2-medium weights/medium --to orbax
+  gpt2jax convert models/355M medium.bin --to llmc --dtype bfloat16"""
+
+DOWNLOAD_HELP = """Download one of OpenAI's released models into the cache, or say that it is there.
+
+A broken download goes on where it stopped. Sizes, and hashes where they are known, are checked. Settings in the
+environment: GPT2JAX_CACHE (folder), GPT2JAX_OFFLINE=1 (no downloads), GPT2JAX_MIRROR_OPENAI and
+GPT2JAX_MIRROR_HUGGINGFACE (base addresses).
+
+examples:
+  gpt2jax download gpt2-medium
+  gpt2jax download 124M --from huggingface
+  gpt2jax download gpt2-xl --folder weights --mirror https://mirror.example.org/gpt-2/models"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,6 +116,8 @@ def main(argv: list[str] | None = None) -> int:
         "prepare": prepare,
         "train": train,
         "generate": generate,
+        "convert": convert,
+        "download": download,
         "info": info,
     }
     if not args or args[0] in ("-h", "--help", "help"):
@@ -91,7 +129,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args[0] not in verbs:
             raise GPT2JaxError(f"verb: {args[0]!r}: unknown ({nearest(args[0], verbs)})")
-        return verbs[args[0]](args[1:])
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", GPT2JaxWarning)
+            warnings.showwarning = cast(Any, _show_warning)
+            return verbs[args[0]](args[1:])
     except GPT2JaxError as error:
         if debug:
             raise
@@ -99,6 +140,10 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    print(f"gpt2jax: warning: {message}", file=sys.stderr)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +180,7 @@ def prepare(args: list[str]) -> int:
 
 def train(args: list[str]) -> int:
     command = " ".join(["gpt2jax train", *args])
+    args = [re.sub(r"^--init[-_]from(?==|$)", "--training.init-from", arg) for arg in args]
     resume = False
     if args and not args[0].startswith("-"):
         config = settings.load(args.pop(0))
@@ -179,10 +225,8 @@ class GenerateArgs:
     )
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
     """Texts to continue."""
-    run: str | None = None
-    """A run's folder: its newest checkpoint writes."""
-    checkpoint: str | None = None
-    """One checkpoint: RUN/checkpoints/STEP."""
+    model: str | None = None
+    """A run's folder, a checkpoint, another program's folder or file, or the name of a released model."""
     unconditional: bool = False
     """Write without a prompt."""
     interactive: bool = False
@@ -193,19 +237,18 @@ class GenerateArgs:
 
 def generate(args: list[str]) -> int:
     given = _parse(GenerateArgs, args, "generate", GENERATE_HELP)
-    source = given.run or given.checkpoint
-    if source is None or (given.run and given.checkpoint):
-        raise GPT2JaxError("generate: needs either --run RUN or --checkpoint RUN/checkpoints/STEP")
+    if given.model is None:
+        raise GPT2JaxError("generate: needs --model: a run's folder, a checkpoint, or what --help lists beside them")
     if [bool(given.prompts), given.unconditional, given.interactive].count(True) != 1:
         raise GPT2JaxError("generate: needs either prompts, --unconditional or --interactive")
-    if given.run and (Path(given.run) / "config.yaml").exists():  # Again, over the run's own sampling settings.
-        own = settings.load(Path(given.run) / "config.yaml").sampling
+    if (Path(given.model) / "config.yaml").exists():  # Again, over the run's own sampling settings.
+        own = settings.load(Path(given.model) / "config.yaml").sampling
         given = _parse(GenerateArgs, args, "generate", GENERATE_HELP, default=GenerateArgs(own))
 
     _start()
     from gpt2jax.generate.text import TextModel
 
-    model = TextModel.load(source)
+    model = TextModel.load(given.model)
     if given.interactive:
         while True:
             try:
@@ -225,6 +268,58 @@ def generate(args: list[str]) -> int:
         return 0
     written = model.write(list(given.prompts), given.sampling, allow_special=given.allow_special)
     print(_numbered([prompt + text for prompt, texts in zip(given.prompts, written, strict=True) for text in texts]))
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertArgs:
+    source: tyro.conf.Positional[str]
+    """A run, a checkpoint, another program's folder or file, or the name of a released model."""
+    target: tyro.conf.Positional[str]
+    """Folder to write, for llmc a file; made new."""
+    to: Literal["orbax", "huggingface", "openai", "nanogpt", "llmc"]
+    """The form to write."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the numbers in the files."""
+
+
+def convert(args: list[str]) -> int:
+    given = _parse(ConvertArgs, args, "convert", CONVERT_HELP)
+    _start()
+    from gpt2jax import parameters
+    from gpt2jax.weights.convert import convert as convert_weights
+    from gpt2jax.weights.sources import open_weights
+
+    weights = open_weights(given.source)
+    print(f"read {given.source}: {weights.origin.format}, {parameters.count(weights.config):,} parameters")
+    notes = convert_weights(weights, given.target, given.to, given.dtype)
+    for note in (*weights.origin.notes, *notes):
+        print(f"note: {note}")
+    print(f"wrote {given.target}: {given.to}, {given.dtype}")
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class DownloadArgs:
+    name: tyro.conf.Positional[str]
+    """gpt2, gpt2-medium, gpt2-large, gpt2-xl, or 124M, 355M, 774M, 1558M."""
+    publisher: Annotated[Literal["openai", "huggingface"], tyro.conf.arg(name="from")] = "openai"
+    """Whose files; the tensors in OpenAI's carry checksums."""
+    folder: str | None = None
+    """Of the cache; by default `weights` in the cache folder that `gpt2jax info` shows."""
+    mirror: str | None = None
+    """Base address to download from."""
+    offline: bool = False
+    """Only say whether it is there."""
+
+
+def download(args: list[str]) -> int:
+    given = _parse(DownloadArgs, args, "download", DOWNLOAD_HELP)
+    from gpt2jax.weights.download import download as download_weights
+
+    folder = None if given.folder is None else Path(given.folder)
+    offline = True if given.offline else None
+    print(download_weights(given.name, given.publisher, folder=folder, mirror=given.mirror, offline=offline))
     return 0
 
 

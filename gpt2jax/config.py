@@ -184,6 +184,9 @@ class TrainingConfig:
 
     run_dir: str = "runs/run"
     """The run's folder: settings, metrics, curves, checkpoints, samples, report."""
+    init_from: str | None = None
+    """Weights to start from instead of fresh ones: a run, a checkpoint, a foreign folder or file, or the name of a
+    released model. The sizes under model must be theirs; n_ctx may be smaller."""
     steps: Count = 1000
     """Optimizer steps in all."""
     batch_size: Count = 8

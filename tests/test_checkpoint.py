@@ -57,6 +57,7 @@ def test_the_newest_and_the_best_are_kept(folder: Path) -> None:
 def test_a_checkpoint_says_what_it_is(folder: Path) -> None:
     found = read_meta(folder / "2")
     assert (found.step, found.model, found.validation_loss) == (2, TINY, 1.0)
+    assert found.encoding is not None
     assert found.encoding.name == "bytes"
     assert read_meta(folder.parent).step == 5
 

@@ -51,11 +51,11 @@ def test_prepare_train_resume_and_generate(folder: Path, capsys: pytest.CaptureF
     assert "resumed run at step 3 of 5" in capsys.readouterr().out
     assert "steps: 5" in Path("run/config.yaml").read_text()
 
-    assert main(["generate", "--run", "run", "Some ", "words", "--seed", "3"]) == 0
+    assert main(["generate", "--model", "run", "Some ", "words", "--seed", "3"]) == 0
     out = capsys.readouterr().out
     assert out.count("SAMPLE") == 4  # Two prompts, and two samples each by the run's own settings.
     assert "\nSome " in out
-    assert main(["generate", "--checkpoint", "run/checkpoints/3", "--unconditional", "--num-samples", "1"]) == 0
+    assert main(["generate", "--model", "run/checkpoints/3", "--unconditional", "--num-samples", "1"]) == 0
     assert "SAMPLE" not in capsys.readouterr().out
 
 
@@ -74,7 +74,7 @@ def test_interactive_goes_on_after_an_error_and_ends_with_the_input(
             raise EOFError from None
 
     monkeypatch.setattr("builtins.input", answer)
-    assert main(["generate", "--run", "run", "--interactive"]) == 0
+    assert main(["generate", "--model", "run", "--interactive"]) == 0
     out, err = capsys.readouterr()
     assert "is empty" in err
     assert "Hello" in out
@@ -90,10 +90,10 @@ def test_every_mistake_is_one_line(folder: Path, capsys: pytest.CaptureFixture[s
     assert "model.n_head: 5" not in error(capsys, "train", "settings.yaml", "--model.n-head", "4")  # No shards yet.
     assert "multiple of model.n_head (5)" in error(capsys, "train", "settings.yaml", "--model.n-head", "5")
     assert "'fast'" in error(capsys, "train", "settings.yaml", "--optimizer.learning-rate", "fast")
-    assert "sampling.top_p: 1.2" in error(capsys, "generate", "--run", "run", "x", "--top-p", "1.2")
-    assert "no such folder" in error(capsys, "generate", "--run", "nowhere", "x")
-    assert "needs either prompts" in error(capsys, "generate", "--run", "run")
-    assert "--run RUN or --checkpoint" in error(capsys, "generate", "x")
+    assert "sampling.top_p: 1.2" in error(capsys, "generate", "--model", "run", "x", "--top-p", "1.2")
+    assert "nowhere: no such file" in error(capsys, "generate", "--model", "nowhere", "x")
+    assert "needs either prompts" in error(capsys, "generate", "--model", "run")
+    assert "needs --model" in error(capsys, "generate", "x")
     assert "none given" in error(capsys, "prepare", "--out", "x")
     assert "missing.txt" in error(capsys, "prepare", "missing.txt", "--out", "x")
     assert not Path("x").exists()

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import tiktoken
 
-from gpt2jax import checkpoint, parameters
 from gpt2jax.config import MeshConfig, ModelConfig, SamplingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.engine import decoding_params, generate
@@ -16,6 +15,8 @@ from gpt2jax.generate.filters import Knobs
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition, make_mesh
 from gpt2jax.tokenizer import encode_prompt, end_of_text
+from gpt2jax.weights.sources import open_weights
+from gpt2jax.weights.weights import load_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +33,19 @@ class TextModel:
         return cls(jax.jit(decoding_params, static_argnames="config")(params, config=config), config, encoding)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """From a run's folder (its newest checkpoint) or from one checkpoint, onto one device."""
-        meta = checkpoint.read_meta(path)
+    def load(cls, source: str | Path) -> Self:
+        """From any GPT-2 (:func:`gpt2jax.weights.sources.open_weights`), onto one device.
+
+        Raises:
+            GPT2JaxError: there is none, or nobody knows which vocabulary its tokens are of.
+        """
+        weights = open_weights(source)
+        encoding = weights.origin.encoding
+        if encoding is None:
+            reason = "; ".join(weights.origin.notes)
+            raise GPT2JaxError(f"{source}: cannot write text without a vocabulary ({reason})")
         place = Partition(make_mesh(MeshConfig(), jax.devices()[:1]))
-        abstract = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            parameters.abstract(meta.model),
-            place.params(),
-        )
-        return cls.from_params(checkpoint.restore_params(path, abstract), meta.model, meta.encoding)
+        return cls.from_params(load_params(weights, place), weights.config, encoding)
 
     def start(self) -> str:
         """What unconditional text starts from: ``<|endoftext|>`` as in OpenAI's program, or, in a vocabulary without

@@ -26,6 +26,8 @@ from gpt2jax.train.plots import draw_loss
 from gpt2jax.train.report import write_report
 from gpt2jax.train.runlog import Row, RunLog
 from gpt2jax.train.step import abstract_state, init_state, make_eval_step, make_train_step
+from gpt2jax.weights.sources import open_weights
+from gpt2jax.weights.weights import load_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +70,13 @@ def train(config: Config, command: str = "") -> Result:
     run_dir = Path(training.run_dir)
     _open_run_dir(run_dir)
     with Checkpoints(run_dir / "checkpoints", training.keep_last) as checkpoints, _stop_signals() as stop:
-        # The state: from the newest checkpoint of this run, else fresh.
+        # The state: from the newest checkpoint of this run, else from the weights to start from, else fresh.
         start = checkpoints.latest_step() or 0
         if start:
             _check_resumable(config, checkpoints.read_meta(start), encoding, run_dir)
             state = checkpoints.restore(start, abstract_state(config, place))
+        elif training.init_from:
+            state = init_state(config, place, _given_params(config, place, encoding))
         else:
             state = init_state(config, place)
         _write_config(config, run_dir)
@@ -82,6 +86,8 @@ def train(config: Config, command: str = "") -> Result:
             contextlib.closing(_device_batches(config, place, windows, start, micro_batch)) as batches,
         ):
             log.say(_headline(config, place, windows, held_out))
+            if training.init_from and not start:
+                log.say(f"starting from the weights of {training.init_from}")
             if start:
                 log.say(f"resumed {run_dir} at step {start} of {training.steps}")
             train_step = make_train_step(config, place)
@@ -255,13 +261,26 @@ def _check_resumable(config: Config, meta: Meta, encoding: tiktoken.Encoding, ru
                 f"model.{name}: {ours}: the checkpoints in {run_dir} have {theirs};"
                 " give another --training.run-dir, or the settings of that run"
             )
-    if encoding.name != meta.encoding.name or encoding._mergeable_ranks != meta.encoding._mergeable_ranks:
-        raise GPT2JaxError(
-            f"data.path: {config.data.path}: its vocabulary ({encoding.name}) is not that of the checkpoints"
-            f" in {run_dir} ({meta.encoding.name})"
-        )
+    _check_vocabulary(config, encoding, meta.encoding, f"the checkpoints in {run_dir}")
     if meta.step > config.training.steps:
         raise GPT2JaxError(f"training.steps: {config.training.steps}: {run_dir} has a checkpoint of step {meta.step}")
+
+
+def _check_vocabulary(
+    config: Config, encoding: tiktoken.Encoding, theirs: tiktoken.Encoding | None, whose: str
+) -> None:
+    if theirs is not None and (encoding.name, encoding._mergeable_ranks) != (theirs.name, theirs._mergeable_ranks):
+        raise GPT2JaxError(
+            f"data.path: {config.data.path}: its vocabulary ({encoding.name}) is not that of {whose} ({theirs.name})"
+        )
+
+
+def _given_params(config: Config, place: Partition, encoding: tiktoken.Encoding) -> Params:
+    """The parameters that ``training.init_from`` names, if they are of this model and vocabulary."""
+    assert config.training.init_from is not None
+    weights = open_weights(config.training.init_from)
+    _check_vocabulary(config, encoding, weights.origin.encoding, config.training.init_from)
+    return load_params(weights, place, config.model)
 
 
 def _check_finite(name: str, row: Row, checkpoints: Checkpoints) -> None:

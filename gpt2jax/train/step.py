@@ -41,14 +41,24 @@ def abstract_state(config: Config, place: Partition) -> TrainState:
     )
 
 
-def init_state(config: Config, place: Partition) -> TrainState:
-    """A fresh state, each shard made on the device where it stays; the same numbers on any mesh."""
+def init_state(config: Config, place: Partition, params: Params | None = None) -> TrainState:
+    """The state of step 0, each shard made on the device where it stays; the same numbers on any mesh.
+
+    Args:
+        params: to start from, on ``place``; by default fresh ones.
+    """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, place))
+    if params is not None:  # Not through one function with the rest: it would copy them.
+        step, opt_state = jax.jit(
+            lambda params: (jnp.zeros((), jnp.int32), make_optimizer(config).init(params)),
+            out_shardings=(shardings.step, shardings.opt_state),
+        )(params)
+        return TrainState(step, params, opt_state)
 
     def init(key: jax.Array) -> TrainState:
         params = parameters.init(key, config.model)
         return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params))
 
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, place))
     return jax.jit(init, out_shardings=shardings)(jax.random.key(config.training.seed))
 
 

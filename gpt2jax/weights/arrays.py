@@ -23,12 +23,12 @@ FLOATS: dict[str, np.dtype[Any]] = {
 _COLUMNS = 256
 
 
-def aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
-    """An uninitialised float32 array that jax takes over on CPU as it is; one aligned to less it copies."""
-    size = 4 * math.prod(shape)
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(np.float32).reshape(shape)
+def aligned_empty(shape: tuple[int, ...], dtype: DType) -> np.ndarray:
+    """An uninitialised array that jax takes over on CPU as it is; one aligned to less it copies."""
+    size = FLOATS[dtype].itemsize * math.prod(shape)
+    block = np.empty(size + 64, np.uint8)
+    start = -block.ctypes.data % 64
+    return block[start : start + size].view(FLOATS[dtype]).reshape(shape)
 
 
 def copy(target: np.ndarray, source: np.ndarray) -> None:
@@ -53,6 +53,11 @@ def contiguous(array: np.ndarray, dtype: DType) -> np.ndarray:
     out = np.empty(array.shape, FLOATS[dtype])
     copy(out, array)
     return out
+
+
+def raw(array: np.ndarray) -> memoryview:
+    """The bytes of a contiguous array, as files take them."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def warn_of_non_finite(array: np.ndarray, name: str, where: str) -> None:

@@ -5,15 +5,14 @@ BundleHeaderProto under the empty key and a BundleEntryProto for each tensor (te
 tensor_bundle.proto), which says where its bytes lie and what their checksum is.
 """
 
-import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.weights.arrays import FLOATS, DType
+from gpt2jax.weights.arrays import FLOATS, DType, raw
 from gpt2jax.weights.mapped import MappedFile, Tensor
 from gpt2jax.weights.table import Reader, encode_table, masked_crc, read_table, varint
 
@@ -31,7 +30,7 @@ DTYPES = {
     14: "bfloat16",
     19: "float16",
 }
-DTYPE_NUMBERS = {name: number for number, name in DTYPES.items()}
+_DTYPE_NUMBERS = {name: number for number, name in DTYPES.items()}
 
 # The fields of a protocol buffer by number, each as often as it occurs.
 Fields = dict[int, list[int | bytes]]
@@ -123,46 +122,43 @@ def _integer(fields: Fields, number: int) -> int:
     return value if isinstance(value, int) else 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """What the index says of a tensor."""
+def write_bundle(
+    prefix: Path, shapes: Mapping[str, tuple[int, ...]], dtype: DType, arrays: Iterable[tuple[str, np.ndarray]]
+) -> None:
+    """Write a bundle with one data file, byte for byte as TensorFlow does.
 
-    dtype: DType
-    shape: tuple[int, ...]
-    offset: int
-    size: int
-    crc: int
-
-    def encode(self) -> bytes:
-        dims = b"".join(_message(2, _number(1, size)) for size in self.shape)
-        crc = b"\x35" + self.crc.to_bytes(4, "little")
-        return (
-            _number(1, DTYPE_NUMBERS[self.dtype])
-            + _message(2, dims)
-            + (_number(4, self.offset) if self.offset else b"")
-            + _number(5, self.size)
-            + crc
-        )
-
-
-def write_bundle(prefix: Path, tensors: Iterator[tuple[str, DType, np.ndarray]]) -> None:
-    """Write contiguous tensors, given in the byte order of their names, as a bundle with one data file."""
-    entries: list[tuple[bytes, bytes]] = [(b"", _number(1, 1) + _message(3, _number(1, 1)))]
-    offset = 0
+    Args:
+        shapes: of every tensor, by name.
+        arrays: their contiguous values by name, in any order: each goes to its place, which is in the order of names.
+    """
+    offsets, sizes, at = {}, {}, 0
+    names = sorted(shapes, key=str.encode)
+    for name in names:
+        offsets[name], sizes[name] = at, math.prod(shapes[name]) * FLOATS[dtype].itemsize
+        at += sizes[name]
+    crcs = {}
     with Path(f"{prefix}.data-00000-of-00001").open("wb") as file:
-        for name, dtype, array in tensors:
-            raw = array.reshape(-1).view(np.uint8)
-            raw.flags.writeable = False  # The checksum takes read-only buffers alone.
-            file.write(raw)
-            entry = Entry(dtype, array.shape, offset, raw.size, masked_crc(raw))
-            entries.append((name.encode(), entry.encode()))
-            offset += raw.size
+        for name, array in arrays:
+            crcs[name] = masked_crc(array.reshape(-1).view(np.uint8))
+            file.seek(offsets[name])
+            file.write(raw(array))
+    entries = [(b"", _number(1, 1) + _message(3, _number(1, 1)))]  # One data file; version 1 of the format.
+    for name in names:
+        dims = b"".join(_message(2, _number(1, size)) for size in shapes[name])
+        entry = _number(1, _DTYPE_NUMBERS[dtype]) + _message(2, dims)
+        entry += _number(4, offsets[name]) if offsets[name] else b""
+        entry += _number(5, sizes[name]) + _tag(6, 5) + crcs[name].to_bytes(4, "little")
+        entries.append((name.encode(), entry))
     Path(f"{prefix}.index").write_bytes(encode_table(entries))
 
 
+def _tag(field: int, wire_type: int) -> bytes:
+    return varint(field << 3 | wire_type)
+
+
 def _number(field: int, value: int) -> bytes:
-    return varint(field << 3) + varint(value)
+    return _tag(field, 0) + varint(value)
 
 
 def _message(field: int, value: bytes) -> bytes:
-    return varint(field << 3 | 2) + varint(len(value)) + value
+    return _tag(field, 2) + varint(len(value)) + value

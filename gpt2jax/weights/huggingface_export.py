@@ -1,9 +1,6 @@
 """Writing Hugging Face's folder: what ``from_pretrained`` of transformers takes, and a model card."""
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from gpt2jax import __version__, parameters
 from gpt2jax.weights import huggingface_config, vocabulary
@@ -20,11 +17,8 @@ def write_huggingface(weights: Weights, folder: Path, dtype: DType) -> None:
     rows = list(HUGGINGFACE.names(config))
     shapes = {PREFIX + name: HUGGINGFACE.shape(parameter, config) for name, parameter, _ in rows}
 
-    def arrays() -> Iterator[np.ndarray]:
-        for _, parameter, layer in rows:
-            yield foreign_layer(weights, HUGGINGFACE, parameter, layer, dtype)
-
-    write_safetensors(folder / "model.safetensors", shapes, dtype, arrays())
+    arrays = (foreign_layer(weights, HUGGINGFACE, parameter, layer, dtype) for _, parameter, layer in rows)
+    write_safetensors(folder / "model.safetensors", shapes, dtype, arrays)
     texts = {
         "config.json": huggingface_config.config_json(config, encoding, dtype),
         "generation_config.json": huggingface_config.generation_config_json(encoding),

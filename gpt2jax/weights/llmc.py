@@ -9,7 +9,7 @@ from gpt2jax import parameters
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.weights import vocabulary
-from gpt2jax.weights.arrays import FLOATS, DType
+from gpt2jax.weights.arrays import FLOATS, DType, raw
 from gpt2jax.weights.layout import LLMC
 from gpt2jax.weights.mapped import MappedFile, Tensor
 from gpt2jax.weights.weights import ForeignWeights, Origin, Weights, foreign_layer
@@ -84,9 +84,9 @@ def write_llmc(weights: Weights, path: Path, dtype: DType) -> None:
         config.padded_vocab,
     ]
     with path.open("wb") as file:
-        file.write(header)
+        file.write(raw(header))
         for _, parameter, layer in LLMC.names(config):
-            file.write(foreign_layer(weights, LLMC, parameter, layer, dtype).reshape(-1).view(np.uint8))
+            file.write(raw(foreign_layer(weights, LLMC, parameter, layer, dtype)))
             if parameter.axes[0] == "vocab":
                 padding = parameters.shape(parameter, config)[0] - config.n_vocab
-                file.write(np.zeros((padding, config.n_embd), FLOATS[dtype]).view(np.uint8))
+                file.write(raw(np.zeros((padding, config.n_embd), FLOATS[dtype])))

@@ -1,6 +1,5 @@
 """nanoGPT's checkpoints: ckpt.pt, and meta.pkl for a vocabulary of characters (karpathy/nanoGPT, train.py)."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +112,8 @@ def write_nanogpt(weights: Weights, folder: Path, dtype: DType) -> None:
         "config": {"dataset": "" if encoding is None else encoding.name},
     }
 
-    def arrays() -> Iterator[tuple[str, np.ndarray]]:
-        for key, _, parameter, layer in rows:
-            yield key, foreign_layer(weights, NANOGPT, parameter, layer, dtype)
-
-    write_torch_file(folder / CHECKPOINT, value, arrays())
+    arrays = ((key, foreign_layer(weights, NANOGPT, parameter, layer, dtype)) for key, _, parameter, layer in rows)
+    write_torch_file(folder / CHECKPOINT, value, arrays)
     if encoding is not None and encoding.name == "characters":
         alphabet = [encoding.decode([token]) for token in range(config.n_vocab)]
         meta = {

@@ -2,10 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
@@ -70,11 +67,10 @@ def write_openai(weights: Weights, folder: Path, dtype: DType) -> None:
     """Write the folder that OpenAI's program and ``tf.train.load_checkpoint`` read."""
     config, encoding = weights.config, weights.origin.encoding
 
-    def tensors() -> Iterator[tuple[str, DType, np.ndarray]]:
-        for name, parameter, layer in sorted(OPENAI.names(config), key=lambda row: row[0].encode()):
-            yield name, dtype, foreign_layer(weights, OPENAI, parameter, layer, dtype)
-
-    write_bundle(folder / "model.ckpt", tensors())
+    rows = list(OPENAI.names(config))
+    shapes = {name: OPENAI.shape(parameter, config) for name, parameter, _ in rows}
+    arrays = ((name, foreign_layer(weights, OPENAI, parameter, layer, dtype)) for name, parameter, layer in rows)
+    write_bundle(folder / "model.ckpt", shapes, dtype, arrays)
     state = 'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n'
     (folder / "checkpoint").write_text(state, encoding="utf-8")
     hparams = json.dumps({name: getattr(config, name) for name in HPARAMS}, indent=2)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.weights.arrays import FLOATS, DType
+from gpt2jax.weights.arrays import FLOATS, DType, raw
 from gpt2jax.weights.mapped import MappedFile, Tensor
 
 MAX_HEADER_BYTES = 100_000_000  # The package's own limit.
@@ -35,10 +35,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], MappedFile]:
     try:
         header = json.loads(file.bytes(8, size).tobytes())
         header.pop("__metadata__", None)
-        rows = {
-            name: (str(row["dtype"]), tuple(map(int, row["shape"])), *map(int, row["data_offsets"]))
-            for name, row in header.items()
-        }
+        rows = {}
+        for name, row in header.items():
+            start, stop = map(int, row["data_offsets"])
+            rows[name] = (str(row["dtype"]), tuple(map(int, row["shape"])), start, stop)
         end = max((stop for _, _, _, stop in rows.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise GPT2JaxError(f"{path}: its header cannot be read ({error}): damaged") from None
@@ -69,4 +69,4 @@ def write_safetensors(
     with path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for array in arrays:
-            file.write(array.reshape(-1).view(np.uint8))
+            file.write(raw(array))

@@ -25,6 +25,9 @@ Entry = tuple[bytes, bytes]
 
 def masked_crc(data: bytes | np.ndarray) -> int:
     """CRC-32C, rotated and moved, as LevelDB stores it: a checksum of data that holds checksums would be weak."""
+    if isinstance(data, np.ndarray):
+        data = data.view()
+        data.flags.writeable = False  # The package takes read-only buffers alone.
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 

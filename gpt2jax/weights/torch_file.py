@@ -14,7 +14,7 @@ import numpy as np
 
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.weights import pickled
-from gpt2jax.weights.arrays import DType
+from gpt2jax.weights.arrays import DType, raw
 from gpt2jax.weights.mapped import MappedFile, Tensor
 from gpt2jax.weights.pickled import PickledTensor, Storage
 
@@ -137,7 +137,7 @@ class TorchFile:
         wanted = self._crcs.pop(storage.key, None)  # Once for each storage.
         if wanted is None:
             return
-        found = zlib.crc32(self.file.bytes(offset, storage.bytes))
+        found = zlib.crc32(raw(self.file.bytes(offset, storage.bytes)))
         if found != wanted:
             raise GPT2JaxError(f"{self.path}: {name}: checksum {found:08x}: should be {wanted:08x}; it is damaged")
 
@@ -173,7 +173,7 @@ def write_torch_file(path: Path, value: Any, arrays: Iterable[tuple[str, np.ndar
             padding = -(start + 4) % ALIGNMENT
             entry.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
             with archive.open(entry, "w") as out:
-                out.write(array.reshape(-1).view(np.uint8))
+                out.write(raw(array))
 
 
 def storage_of(key: str, dtype: DType, shape: tuple[int, ...]) -> PickledTensor:

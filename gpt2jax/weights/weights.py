@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tiktoken
 
@@ -20,10 +19,13 @@ from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.parameters import Parameter, Params
 from gpt2jax.partition import Partition
-from gpt2jax.progress import Report, silent
+from gpt2jax.progress import Report, bar
 from gpt2jax.weights.arrays import FLOATS, DType, aligned_empty, contiguous, copy, warn_of_non_finite
 from gpt2jax.weights.layout import Layout
 from gpt2jax.weights.mapped import MappedFile, Tensor
+
+# First and last, exclusive, of each axis of an array.
+Ranges = tuple[tuple[int, int], ...]
 
 Format = Literal["orbax", "huggingface", "openai", "nanogpt", "llmc"]
 
@@ -61,6 +63,32 @@ class Weights(abc.ABC):
             GPT2JaxError: the source turns out damaged.
         """
 
+    def load(self, place: Partition, config: ModelConfig, dtype: DType, report: Report) -> Params:
+        """What :func:`load_params` does, for a ``config`` that fits."""
+        total = sum(math.prod(parameters.shape(parameter, config)) for parameter in parameters.TABLE)
+        done, width = 0, FLOATS[dtype].itemsize
+
+        def leaf(parameter: Parameter) -> jax.Array:
+            nonlocal done
+            shape = parameters.shape(parameter, config)
+            filled: dict[Ranges, np.ndarray] = {}
+
+            def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+                slices = index or (slice(None),) * len(shape)
+                ranges = tuple(part.indices(size)[:2] for part, size in zip(slices, shape, strict=True))
+                if ranges not in filled:  # Devices that hold the same shard share one reading.
+                    filled[ranges] = _fill(self, parameter, ranges, dtype)
+                return filled[ranges]
+
+            sharding = place.sharding(*parameter.axes)
+            array = jax.make_array_from_callback(shape, sharding, shard, dtype=FLOATS[dtype])
+            self.release()
+            done += math.prod(shape)
+            report(done * width, total * width)
+            return array
+
+        return parameters.tree(leaf)
+
     def release(self) -> None:  # noqa: B027 (only what maps files has something to let go of)
         """Let go of memory that reading has taken; called between parameters."""
 
@@ -94,8 +122,12 @@ class HeldWeights(Weights):
         leaf: Any = self.params
         for key in parameter.path.split("/"):
             leaf = leaf[key]
-        array = np.asarray(leaf[layer] if parameter.stacked else leaf)
-        return array[: self.config.n_vocab] if parameter.axes[0] == "vocab" else array
+        return unpadded(np.asarray(leaf[layer] if parameter.stacked else leaf), parameter, self.config)
+
+
+def unpadded(array: np.ndarray, parameter: Parameter, config: ModelConfig) -> np.ndarray:
+    """``array`` without the rows that pad the vocabulary."""
+    return array[: config.n_vocab] if parameter.axes[0] == "vocab" else array
 
 
 def foreign_layer(weights: Weights, layout: Layout, parameter: Parameter, layer: int, dtype: DType) -> np.ndarray:
@@ -134,44 +166,31 @@ def check_tensors(tensors: Mapping[str, Tensor], layout: Layout, config: ModelCo
 
 
 def load_params(
-    weights: Weights, place: Partition, config: ModelConfig | None = None, report: Report = silent
+    weights: Weights,
+    place: Partition,
+    config: ModelConfig | None = None,
+    dtype: DType = "float32",
+    progress: Report | bool = True,
 ) -> Params:
-    """The parameters on a mesh, in float32: each shard is filled from the source, one layer after the other.
+    """The parameters on a mesh: each shard is filled from the source, one layer after the other.
 
     Beside the parameters themselves the host holds one of them at most, and no device more than its shards.
 
     Args:
         config: the model to make; by default the source's own. It may have a shorter context, whose positions are
             the first ones.
-        report: called with the bytes of parameters loaded and in all.
+        dtype: of the parameters. The model computes with float32 ones.
+        progress: a function to call with the bytes of parameters loaded and in all, or whether to draw a bar when
+            stderr is a terminal.
 
     Raises:
-        GPT2JaxError: ``config`` is another model's, or the source turns out damaged.
+        GPT2JaxError: ``config`` is another model's, the mesh does not divide it, or the source turns out damaged.
     """
     config = config or weights.config
     check_same_model(config, weights.origin)
     place.check(config)
-    total = 4 * sum(math.prod(parameters.shape(parameter, config)) for parameter in parameters.TABLE)
-    done = 0
-
-    def leaf(parameter: Parameter) -> jax.Array:
-        nonlocal done
-        shape = parameters.shape(parameter, config)
-        filled: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
-
-        def shard(index: tuple[slice, ...]) -> np.ndarray:
-            ranges = tuple((start, stop) for start, stop, _ in map(slice.indices, index, shape))
-            if ranges not in filled:  # Devices that hold the same shard share one reading.
-                filled[ranges] = _fill(weights, parameter, ranges)
-            return filled[ranges]
-
-        array = jax.make_array_from_callback(shape, place.sharding(*parameter.axes), shard, dtype=jnp.float32)
-        weights.release()
-        done += 4 * math.prod(shape)
-        report(done, total)
-        return array
-
-    return parameters.tree(leaf)
+    with bar("Loading", progress) as report:
+        return weights.load(place, config, dtype, report)
 
 
 def check_same_model(config: ModelConfig, origin: Origin) -> None:
@@ -191,9 +210,9 @@ def check_same_model(config: ModelConfig, origin: Origin) -> None:
         raise GPT2JaxError(f"{origin.where}: {'; '.join(faults)}")
 
 
-def _fill(weights: Weights, parameter: Parameter, ranges: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """One shard, float32: the given range of each axis of a parameter; rows that pad the vocabulary are 0."""
-    out = aligned_empty(tuple(stop - start for start, stop in ranges))
+def _fill(weights: Weights, parameter: Parameter, ranges: Ranges, dtype: DType) -> np.ndarray:
+    """One shard: the given range of each axis of a parameter; rows that pad the vocabulary are 0."""
+    out = aligned_empty(tuple(stop - start for start, stop in ranges), dtype)
     layers = range(*ranges[0]) if parameter.stacked else range(1)
     inner = tuple(slice(*part) for part in (ranges[1:] if parameter.stacked else ranges))
     for position, layer in enumerate(layers):

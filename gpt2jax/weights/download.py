@@ -1,0 +1,253 @@
+"""Released weights from the web into a cache: resumed, checked, and there whole or not at all."""
+
+import hashlib
+import http.client
+import os
+import shutil
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, get_args
+
+from gpt2jax import __version__, runtime
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.progress import Report, bar
+from gpt2jax.weights.released import BASES, Publisher, RemoteFile, files, preset_of
+
+ATTEMPTS = 3
+TIMEOUT_SECONDS = 30
+CHUNK_BYTES = 1 << 20
+
+_NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
+_PAGE = "the server sent a web page instead of the file"
+
+
+def default_folder() -> Path:
+    """Where downloads are kept: ``weights`` in the cache folder (``$GPT2JAX_CACHE``)."""
+    return runtime.cache_folder() / "weights"
+
+
+def is_offline() -> bool:
+    """Whether ``$GPT2JAX_OFFLINE`` forbids downloads."""
+    return os.environ.get("GPT2JAX_OFFLINE", "") not in ("", "0")
+
+
+def mirror_of(publisher: Publisher) -> str:
+    """The base address of a publisher's files: ``$GPT2JAX_MIRROR_OPENAI`` or ``..._HUGGINGFACE``, else its own."""
+    return os.environ.get(f"GPT2JAX_MIRROR_{publisher.upper()}") or BASES[publisher]
+
+
+def cached(name: str, publisher: Publisher | None = None, folder: Path | None = None) -> Path | None:
+    """The folder of a model that has been downloaded already, from ``publisher`` or, by default, from any."""
+    preset, named = preset_of(name)
+    one = publisher or named
+    candidates: tuple[Publisher, ...] = (one,) if one else get_args(Publisher)
+    for candidate in candidates:
+        found = (folder or default_folder()) / candidate / preset
+        if found.is_dir() and all((found / file.name).is_file() for file in files(preset, candidate)):
+            return found
+    return None
+
+
+def download(
+    name: str,
+    publisher: Publisher | None = None,
+    *,
+    folder: Path | None = None,
+    mirror: str | None = None,
+    offline: bool | None = None,
+    progress: Report | bool = True,
+) -> Path:
+    """The folder of a released model's files, which are downloaded where they are missing.
+
+    A broken download is resumed where it stopped, by this call (three attempts) or a later one. A file appears under
+    its name once its size, and its hash where one is known, have been checked.
+
+    Args:
+        name: ``gpt2-medium``, ``355M``, ``openai-community/gpt2-medium``.
+        publisher: by default the one that ``name`` tells, else ``openai``, whose tensors carry checksums.
+        folder: of the cache; default :func:`default_folder`.
+        mirror: base address to download from, with the publisher's paths below it; default :func:`mirror_of`.
+        offline: raise rather than download; default :func:`is_offline`.
+        progress: a function to call with bytes done and in all, or whether to draw a bar when stderr is a terminal.
+
+    Raises:
+        GPT2JaxError: unknown name, no network, an answer that is not the file, or no space.
+    """
+    preset, named = preset_of(name)
+    publisher = publisher or named or "openai"
+    there = cached(name, publisher, folder)
+    if there:
+        return there
+    if is_offline() if offline is None else offline:
+        raise GPT2JaxError(
+            f"{name}: is not in {folder or default_folder()}, and downloads are off (--offline or GPT2JAX_OFFLINE)"
+        )
+    target = (folder or default_folder()) / publisher / preset
+    base = (mirror or mirror_of(publisher)).rstrip("/")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for file in files(preset, publisher):
+            if not (target / file.name).is_file():
+                with bar(file.name, progress) as report:
+                    _Download(f"{base}/{file.path}", file, target, report).run()
+    except OSError as error:
+        raise GPT2JaxError(f"{target}: cannot be written ({error.strerror or error})") from None
+    return target
+
+
+class _Download:
+    """One file, over as many requests as it takes."""
+
+    def __init__(self, url: str, file: RemoteFile, folder: Path, report: Report) -> None:
+        self.url, self.file, self.report = url, file, report
+        self.path = folder / file.name
+        self.partial = folder / f"{file.name}.partial"
+        # What the server called the version that the partial file is of.
+        self.version = folder / f"{file.name}.partial.etag"
+        self.size, self.sha256 = file.size, file.sha256
+
+    def run(self) -> None:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._fetch()
+                break
+            except (_BrokenError, *_NETWORK_ERRORS) as error:
+                if isinstance(error, urllib.error.HTTPError) and error.code < 500:
+                    self._discard()
+                    raise GPT2JaxError(f"{self.url}: the server answered {error.code} {error.reason}") from None
+                if attempt == ATTEMPTS:
+                    raise GPT2JaxError(self._gave_up(error)) from None
+                time.sleep(0.5 * attempt)
+        self._check()
+        os.replace(self.partial, self.path)
+        self.version.unlink(missing_ok=True)
+
+    def _fetch(self) -> None:
+        """Append what is missing to the partial file."""
+        have = self.partial.stat().st_size if self.partial.exists() else 0
+        if have and have == self.size:
+            return
+        headers = {"User-Agent": f"gpt2jax/{__version__}", "Accept-Encoding": "identity"}
+        version = self.version.read_text() if have and self.version.exists() else None
+        if have and version:  # Without knowing which version it is of, a partial file is worth nothing.
+            headers |= {"Range": f"bytes={have}-", "If-Range": version}
+        redirects = _Redirects()
+        opener = urllib.request.build_opener(redirects)
+        try:
+            response = opener.open(urllib.request.Request(self.url, headers=headers), timeout=TIMEOUT_SECONDS)
+        except urllib.error.HTTPError as error:
+            if error.code == 416:  # It is shorter than what we have: another version.
+                self._discard()
+                raise _BrokenError("the file has changed") from None
+            raise
+        with response:
+            resumed = response.status == 206
+            if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+                self._discard()
+                raise _BrokenError("the server resumed at another place")
+            have = have if resumed else 0
+            self._refuse_page(response)
+            self._learn(response, redirects.headers, have)
+            self._refuse_if_no_space(have)
+            with self.partial.open("ab" if resumed else "wb") as out:
+                for chunk in _chunks(response):
+                    self._write(out, chunk)
+                    have += len(chunk)
+                    self.report(have, self.size or have)
+        if self.size is not None and have < self.size:
+            raise _BrokenError(f"the connection ended after {have:,} of {self.size:,} bytes")
+
+    def _write(self, out: BinaryIO, chunk: bytes) -> None:
+        try:
+            out.write(chunk)
+            out.flush()
+        except OSError:  # A full disk is of no use to anybody.
+            self._discard()
+            raise
+
+    def _refuse_page(self, response: Any) -> None:
+        """An error page, or one to log in, that is served with a good status."""
+        if response.headers.get_content_type() == "text/html":
+            self._discard()
+            raise GPT2JaxError(f"{self.url}: {_PAGE}")
+
+    def _learn(self, response: Any, redirects: dict[str, str], have: int) -> None:
+        """What the answer's head tells of the whole file."""
+        length = response.headers.get("Content-Length")
+        if length is not None:
+            whole = have + int(length)
+            if self.file.size is not None and whole != self.file.size:
+                self._discard()
+                raise GPT2JaxError(f"{self.url}: {whole:,} bytes: should be {self.file.size:,}")
+            self.size = whole
+        etag = response.headers.get("ETag")
+        if etag and not etag.startswith("W/"):
+            self.version.write_text(etag)
+        else:
+            self.version.unlink(missing_ok=True)
+        # Hugging Face names a large file by its SHA-256 when it redirects to where the file is.
+        linked = redirects.get("X-Linked-Etag", "").strip('"')
+        if self.sha256 is None and len(linked) == 64:
+            self.sha256 = linked
+
+    def _refuse_if_no_space(self, have: int) -> None:
+        missing = (self.size or 0) - have
+        free = shutil.disk_usage(self.partial.parent).free
+        if missing > free:
+            raise GPT2JaxError(
+                f"{self.partial.parent}: {free:,} bytes free: should be {missing:,} for {self.file.name}"
+            )
+
+    def _check(self) -> None:
+        """Refuse, and remove, a whole file that is not the one wanted."""
+        with self.partial.open("rb") as file:
+            start = file.read(64).lstrip().lower()
+        if start.startswith((b"<!doctype html", b"<html")):
+            self._discard()
+            raise GPT2JaxError(f"{self.url}: {_PAGE}")
+        found = self.partial.stat().st_size
+        if self.size is not None and found != self.size:
+            self._discard()
+            raise GPT2JaxError(f"{self.url}: {found:,} bytes: should be {self.size:,}")
+        for kind, wanted in (("sha256", self.sha256), ("md5", self.file.md5)):
+            if wanted is not None:
+                with self.partial.open("rb") as file:
+                    digest = hashlib.file_digest(file, kind).hexdigest()
+                if digest != wanted:
+                    self._discard()
+                    raise GPT2JaxError(f"{self.url}: {kind} {digest}: should be {wanted}")
+
+    def _discard(self) -> None:
+        self.partial.unlink(missing_ok=True)
+        self.version.unlink(missing_ok=True)
+
+    def _gave_up(self, error: Exception) -> str:
+        reason = getattr(error, "reason", None) or error
+        if isinstance(reason, socket.gaierror):
+            reason = f"{reason.strerror}; is there a network?"
+        kept = "; run it again to go on from there" if self.partial.exists() and self.version.exists() else ""
+        return f"{self.url}: {reason or type(error).__name__} ({ATTEMPTS} attempts){kept}"
+
+
+class _BrokenError(Exception):
+    """An answer that is worth another attempt."""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, and keeps what their heads said."""
+
+    def __init__(self) -> None:
+        self.headers: dict[str, str] = {}
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        self.headers |= dict(headers.items())
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _chunks(response: Any) -> Iterator[bytes]:
+    while chunk := response.read(CHUNK_BYTES):
+        yield chunk

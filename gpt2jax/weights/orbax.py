@@ -1,0 +1,59 @@
+"""Checkpoints of our own, as weights to convert and to load."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from gpt2jax import checkpoint, parameters
+from gpt2jax.checkpoint import Meta
+from gpt2jax.config import ModelConfig
+from gpt2jax.parameters import Parameter, Params
+from gpt2jax.partition import Partition
+from gpt2jax.progress import Report
+from gpt2jax.weights.arrays import FLOATS, DType
+from gpt2jax.weights.weights import Origin, Weights, unpadded
+
+
+class StoredWeights(Weights):
+    """The parameters of a checkpoint; when read layer by layer, one parameter is on the host at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the newest checkpoint of a run, or one checkpoint.
+
+        Raises:
+            GPT2JaxError: there is none.
+        """
+        folder, step = checkpoint.find(path)
+        self.path = folder / str(step)
+        meta = checkpoint.read_meta(self.path)
+        notes = ("the format carries no checksum: damage inside the numbers would not be noticed",)
+        self.origin = Origin("orbax", str(self.path), meta.model, meta.encoding, notes)
+        self._held: tuple[str, np.ndarray] | None = None
+
+    def read(self, parameter: Parameter, layer: int) -> np.ndarray:
+        if self._held is None or self._held[0] != parameter.path:
+            self._held = None
+            self._held = parameter.path, checkpoint.restore_array(self.path, parameter.path)
+        array = self._held[1]
+        return array[layer] if parameter.stacked else unpadded(array, parameter, self.config)
+
+    def load(self, place: Partition, config: ModelConfig, dtype: DType, report: Report) -> Params:
+        """Read straight to the shards, all parameters at once, where shapes are those on disk."""
+        if config.n_ctx != self.config.n_ctx:
+            return super().load(place, config, dtype, report)
+        abstract = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, FLOATS[dtype], sharding=sharding),
+            parameters.abstract(config),
+            place.params(),
+        )
+        params = checkpoint.restore_params(self.path, abstract)
+        total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+        report(total, total)
+        return params
+
+
+def write_orbax(weights: Weights, folder: Path, place: Partition, dtype: DType, report: Report) -> None:
+    """Write the parameters as a checkpoint of step 0, to start training from or to generate with."""
+    params = weights.load(place, weights.config, dtype, report)
+    checkpoint.save_params(folder, params, Meta(0, weights.config, weights.origin.encoding))
