@@ -60,11 +60,15 @@ def raw(array: np.ndarray) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-def warn_of_non_finite(array: np.ndarray, name: str, where: str) -> None:
-    """Warn when ``array`` holds NaN or infinity: whatever is computed with it is lost."""
+def count_non_finite(array: np.ndarray) -> int:
+    """How many values are NaN or infinite."""
     with np.errstate(all="ignore"):  # A finite sum has finite terms, and takes a fraction of the work.
         if np.isfinite(np.add.reduce(array, axis=None, dtype=np.float32)):
-            return
-    count = int(array.size - np.isfinite(array).sum())
+            return 0
+    return int(array.size - np.isfinite(array).sum())
+
+
+def warn_of_non_finite(count: int, name: str, where: str) -> None:
+    """Warn of ``count`` values, when there are any: whatever is computed with them is lost."""
     if count:
         warnings.warn(f"{where}: {name}: {count:,} of its values are NaN or infinite", GPT2JaxWarning, stacklevel=2)

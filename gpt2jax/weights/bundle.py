@@ -13,7 +13,7 @@ import numpy as np
 
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.weights.arrays import FLOATS, DType, raw
-from gpt2jax.weights.mapped import MappedFile, Tensor
+from gpt2jax.weights.mapped import MappedFile, Tensor, once
 from gpt2jax.weights.table import Reader, encode_table, masked_crc, read_table, varint
 
 # tensorflow/core/framework/types.proto. Those that are no float of ours are there to be refused by name.
@@ -72,20 +72,19 @@ def _tensor(name: str, value: bytes, files: list[MappedFile], where: Path) -> Te
         raise GPT2JaxError(f"{where}: {name}: {size:,} bytes do not hold {list(shape)} of {dtype}")
     file = files[shard]
     file.bytes(offset, size)  # It is there, before any work begins.
-    verified = False
+    verify = once(lambda: _verify(name, file, offset, size, _integer(entry, 6)))
 
     def read() -> np.ndarray:
-        nonlocal verified
-        if not verified:
-            found, wanted = masked_crc(file.bytes(offset, size)), _integer(entry, 6)
-            if found != wanted:
-                raise GPT2JaxError(
-                    f"{file.path}: {name}: checksum {found:08x}: should be {wanted:08x}; the file is damaged"
-                )
-            verified = True
+        verify()
         return file.array(offset, dtype, shape)
 
     return Tensor(dtype, shape, read)
+
+
+def _verify(name: str, file: MappedFile, offset: int, size: int, wanted: int) -> None:
+    found = masked_crc(file.bytes(offset, size))
+    if found != wanted:
+        raise GPT2JaxError(f"{file.path}: {name}: checksum {found:08x}: should be {wanted:08x}; it is damaged")
 
 
 def _shape(entry: Fields, where: Path) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import mmap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,20 @@ class Tensor:
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
     """Its values, as a view of the mapped file. Where the format has a checksum, it has been compared by then."""
+
+
+def once(check: Callable[[], None]) -> Callable[[], None]:
+    """``check`` on the first call, whichever thread makes it; later ones wait for it."""
+    lock, done = threading.Lock(), False
+
+    def checked() -> None:
+        nonlocal done
+        with lock:
+            if not done:
+                check()
+                done = True
+
+    return checked
 
 
 class MappedFile:

@@ -1,5 +1,6 @@
 """Checkpoints of our own, as weights to convert and to load."""
 
+import threading
 from pathlib import Path
 
 import jax
@@ -29,13 +30,15 @@ class StoredWeights(Weights):
         meta = checkpoint.read_meta(self.path)
         notes = ("the format carries no checksum: damage inside the numbers would not be noticed",)
         self.origin = Origin("orbax", str(self.path), meta.model, meta.encoding, notes)
+        self._lock = threading.Lock()
         self._held: tuple[str, np.ndarray] | None = None
 
     def read(self, parameter: Parameter, layer: int) -> np.ndarray:
-        if self._held is None or self._held[0] != parameter.path:
-            self._held = None
-            self._held = parameter.path, checkpoint.restore_array(self.path, parameter.path)
-        array = self._held[1]
+        with self._lock:
+            if self._held is None or self._held[0] != parameter.path:
+                self._held = None
+                self._held = parameter.path, checkpoint.restore_array(self.path, parameter.path)
+            array = self._held[1]
         return array[layer] if parameter.stacked else unpadded(array, parameter, self.config)
 
     def load(self, place: Partition, config: ModelConfig, dtype: DType, report: Report) -> Params:

@@ -4,9 +4,10 @@ Since torch 1.6 such a file is an uncompressed zip of a pickle, ``data.pkl``, an
 was a row of pickles with the storages after them; Hugging Face's oldest uploads of GPT-2 are of that form.
 """
 
+import collections
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.weights import pickled
 from gpt2jax.weights.arrays import DType, raw
-from gpt2jax.weights.mapped import MappedFile, Tensor
+from gpt2jax.weights.mapped import MappedFile, Tensor, once
 from gpt2jax.weights.pickled import PickledTensor, Storage
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -44,7 +45,7 @@ class TorchFile:
         self.checksums = False
         """Whether the storages' checksums are compared when they are read (CRC-32; the older form has none)."""
         self._offsets: dict[str, int] = {}
-        self._crcs: dict[str, int] = {}
+        self._verifiers: dict[str, Callable[[], None]] = collections.defaultdict(lambda: lambda: None)
         if self.file.bytes(0, min(self.file.size, 4)).tobytes() == b"PK\x03\x04":
             self.value = self._open_zip()
         elif self.file.bytes(0, min(self.file.size, len(_LEGACY_START))).tobytes() == _LEGACY_START:
@@ -80,7 +81,7 @@ class TorchFile:
         header = self.file.bytes(entry.header_offset, 30).tobytes()
         extra = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         self._offsets[key] = entry.header_offset + 30 + extra
-        self._crcs[key] = entry.CRC
+        self._verifiers[key] = once(lambda: self._verify(key, entry.file_size, entry.CRC))
 
     def _open_legacy(self) -> Any:
         with self.path.open("rb", buffering=0) as file:  # Unbuffered: each pickle must leave the file at its end.
@@ -125,21 +126,22 @@ class TorchFile:
             raise GPT2JaxError(f"{self.path}: {name}: its storage {storage.key} is missing: damaged")
         self.file.bytes(offset, storage.bytes)
 
+        verify = self._verifiers[storage.key]
+
         def read() -> np.ndarray:
-            self._verify(storage, offset, name)
+            verify()
             flat = self.file.array(offset, storage.dtype, (storage.count,))[pickled_tensor.offset :]
             strides = tuple(step * flat.itemsize for step in pickled_tensor.stride)
             return np.lib.stride_tricks.as_strided(flat, pickled_tensor.shape, strides, writeable=False)
 
         return Tensor(storage.dtype, pickled_tensor.shape, read)
 
-    def _verify(self, storage: Storage, offset: int, name: str) -> None:
-        wanted = self._crcs.pop(storage.key, None)  # Once for each storage.
-        if wanted is None:
-            return
-        found = zlib.crc32(raw(self.file.bytes(offset, storage.bytes)))
+    def _verify(self, key: str, size: int, wanted: int) -> None:
+        found = zlib.crc32(raw(self.file.bytes(self._offsets[key], size)))
         if found != wanted:
-            raise GPT2JaxError(f"{self.path}: {name}: checksum {found:08x}: should be {wanted:08x}; it is damaged")
+            raise GPT2JaxError(
+                f"{self.path}: storage {key}: checksum {found:08x}: should be {wanted:08x}; it is damaged"
+            )
 
 
 def _tensors_in(value: Any) -> Iterable[PickledTensor]:

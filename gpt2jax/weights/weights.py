@@ -8,6 +8,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import jax
@@ -20,9 +21,12 @@ from gpt2jax.errors import GPT2JaxError
 from gpt2jax.parameters import Parameter, Params
 from gpt2jax.partition import Partition
 from gpt2jax.progress import Report, bar
-from gpt2jax.weights.arrays import FLOATS, DType, aligned_empty, contiguous, copy, warn_of_non_finite
+from gpt2jax.weights.arrays import FLOATS, DType, aligned_empty, contiguous, copy, count_non_finite, warn_of_non_finite
 from gpt2jax.weights.layout import Layout
 from gpt2jax.weights.mapped import MappedFile, Tensor
+
+# Threads that read at once. One alone waits for each page of a file that is not in memory yet.
+READERS = 4
 
 # First and last, exclusive, of each axis of an array.
 Ranges = tuple[tuple[int, int], ...]
@@ -57,7 +61,8 @@ class Weights(abc.ABC):
     def read(self, parameter: Parameter, layer: int) -> np.ndarray:
         """One layer of a parameter (``layer`` is 0 where it has none), in the table's axes without the layers'.
 
-        The vocabulary is unpadded. The dtype is the source's; the array may be a view of it, to be read only.
+        The vocabulary is unpadded. The dtype is the source's; the array may be a view of it, to be read only. Several
+        threads may call this at once.
 
         Raises:
             GPT2JaxError: the source turns out damaged.
@@ -77,7 +82,7 @@ class Weights(abc.ABC):
                 slices = index or (slice(None),) * len(shape)
                 ranges = tuple(part.indices(size)[:2] for part, size in zip(slices, shape, strict=True))
                 if ranges not in filled:  # Devices that hold the same shard share one reading.
-                    filled[ranges] = _fill(self, parameter, ranges, dtype)
+                    filled[ranges] = _fill(self, parameter, ranges, dtype, readers)
                 return filled[ranges]
 
             sharding = place.sharding(*parameter.axes)
@@ -87,7 +92,8 @@ class Weights(abc.ABC):
             report(done * width, total * width)
             return array
 
-        return parameters.tree(leaf)
+        with ThreadPoolExecutor(READERS, "weights") as readers:
+            return parameters.tree(leaf)
 
     def release(self) -> None:  # noqa: B027 (only what maps files has something to let go of)
         """Let go of memory that reading has taken; called between parameters."""
@@ -133,10 +139,11 @@ def unpadded(array: np.ndarray, parameter: Parameter, config: ModelConfig) -> np
 def foreign_layer(weights: Weights, layout: Layout, parameter: Parameter, layer: int, dtype: DType) -> np.ndarray:
     """One layer of a parameter as a foreign tensor of ``dtype``, contiguous, to be written."""
     native = weights.read(parameter, layer)
-    warn_of_non_finite(native, layer_name(parameter, layer), weights.origin.where)
+    name, where = layer_name(parameter, layer), weights.origin.where
+    warn_of_non_finite(count_non_finite(native), name, where)
     array = contiguous(layout.to_foreign(native, parameter, weights.config), dtype)
     if array.itemsize < native.itemsize:
-        warn_of_non_finite(array, f"{layer_name(parameter, layer)} in {dtype}", weights.origin.where)
+        warn_of_non_finite(count_non_finite(array), f"{name} in {dtype}", where)
     return array
 
 
@@ -210,16 +217,26 @@ def check_same_model(config: ModelConfig, origin: Origin) -> None:
         raise GPT2JaxError(f"{origin.where}: {'; '.join(faults)}")
 
 
-def _fill(weights: Weights, parameter: Parameter, ranges: Ranges, dtype: DType) -> np.ndarray:
+def _fill(
+    weights: Weights, parameter: Parameter, ranges: Ranges, dtype: DType, readers: ThreadPoolExecutor
+) -> np.ndarray:
     """One shard: the given range of each axis of a parameter; rows that pad the vocabulary are 0."""
     out = aligned_empty(tuple(stop - start for start, stop in ranges), dtype)
+    inner = tuple(slice(*part) for part in ranges[int(parameter.stacked) :])
     layers = range(*ranges[0]) if parameter.stacked else range(1)
-    inner = tuple(slice(*part) for part in (ranges[1:] if parameter.stacked else ranges))
-    for position, layer in enumerate(layers):
+    blocks = 1 if parameter.stacked else min(READERS, len(out))
+
+    def read(job: tuple[int, int]) -> int:
+        """Fill a layer, or a block of rows of what has no layers; how many values in it are not finite."""
+        layer, block = job
+        target = out[layer - layers.start] if parameter.stacked else out
         source = weights.read(parameter, layer)[inner]
-        target = out[position] if parameter.stacked else out
-        rows = target[: len(source)]
-        copy(rows, source)
         target[len(source) :] = 0.0
-        warn_of_non_finite(rows, layer_name(parameter, layer), weights.origin.where)
+        rows = slice(block * len(source) // blocks, (block + 1) * len(source) // blocks)
+        copy(target[rows], source[rows])
+        return count_non_finite(target[rows])
+
+    jobs = [(layer, block) for layer in layers for block in range(blocks)]
+    for (layer, _), count in zip(jobs, readers.map(read, jobs), strict=True):
+        warn_of_non_finite(count, layer_name(parameter, layer), weights.origin.where)
     return out
