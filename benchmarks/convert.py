@@ -47,17 +47,44 @@ READINGS = {
     "nanogpt": "ckpt.pt",
     "llmc": "",
 }
+# Rounds of: seconds of `cat`, of loading, and of touching as much fresh memory as the file has bytes.
 READ = """
-import sys, time
+import os, subprocess, sys, time
 import jax
-from gpt2jax.weights.sources import open_weights
-from gpt2jax.weights.weights import load_params
+import numpy as np
 from gpt2jax.config import MeshConfig
 from gpt2jax.partition import Partition, make_mesh
+from gpt2jax.weights.sources import open_weights
+from gpt2jax.weights.weights import load_params
+
+source, path, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
 place = Partition(make_mesh(MeshConfig(), jax.devices()[:1]))
-start = time.perf_counter()
-jax.block_until_ready(load_params(open_weights(sys.argv[1]), place))
-print(time.perf_counter() - start)
+
+
+def evict():
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def seconds(work):
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def load():
+    jax.block_until_ready(load_params(open_weights(source), place))
+
+
+def touch():
+    np.empty(os.path.getsize(path), np.uint8)[::4096] = 1
+
+
+for _ in range(rounds):
+    evict()
+    cat = seconds(lambda: subprocess.run(["cat", path], check=True, stdout=subprocess.DEVNULL))
+    evict()
+    print(cat, seconds(load), seconds(touch), flush=True)
 """
 
 
@@ -89,25 +116,14 @@ def watch(command: list[str]) -> tuple[float, float]:
     return time.perf_counter() - start, peak * 1024 / 1e9
 
 
-def evict(path: Path) -> None:
-    """Put a file out of the system's cache."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def read_speeds(source: Path, file: Path, rounds: int) -> tuple[list[float], list[float]]:
-    """GB/s of reading all tensors of ``source`` and of `cat` of its file, in turn."""
-    size, ours, cats = file.stat().st_size / 1e9, [], []
-    for _ in range(rounds):
-        evict(file)
-        done = subprocess.run([sys.executable, "-c", READ, str(source)], check=True, capture_output=True, text=True)
-        ours.append(size / float(done.stdout))
-        evict(file)
-        start = time.perf_counter()
-        subprocess.run(f"cat '{file}' > /dev/null", shell=True, check=True)
-        cats.append(size / (time.perf_counter() - start))
-    return ours, cats
+def read_speeds(source: Path, file: Path, rounds: int) -> tuple[list[float], list[float], list[float]]:
+    """GB/s of `cat` of a file, of loading ``source``, and of touching fresh memory, in turn."""
+    os.sync()  # What has not been written yet cannot be put out of the system's cache.
+    command = [sys.executable, "-c", READ, str(source), str(file), str(rounds)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    rows = [[file.stat().st_size / 1e9 / float(cell) for cell in line.split()] for line in done.stdout.splitlines()]
+    cats, ours, touches = (list(column) for column in zip(*rows, strict=True))
+    return cats, ours, touches
 
 
 def place(root: Path, form: str) -> Path:
@@ -123,8 +139,7 @@ def measure(name: str, root: Path, rounds: int) -> tuple[list[str], list[str]]:
     conversions, readings = [], []
     for source, to in CONVERSIONS:
         target = place(root, to)
-        if to == "orbax" or target.exists():
-            shutil.rmtree(target, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
         command = [sys.executable, "-m", "gpt2jax", "convert", str(place(root, source)), str(target), "--to", to]
         seconds, peak = watch(command)
         row = f"| {name} | {source} | {to} | {size:.2f} | {largest:.2f} | {peak:.2f} | {seconds:.1f} |"
@@ -132,17 +147,20 @@ def measure(name: str, root: Path, rounds: int) -> tuple[list[str], list[str]]:
         conversions.append(row)
         if source in READINGS and to == "orbax":
             path = place(root, source)
-            ours, cats = read_speeds(path, path / READINGS[source] if READINGS[source] else path, rounds)
+            cats, ours, touches = read_speeds(path, path / READINGS[source] if READINGS[source] else path, rounds)
             ratios = [a / b for a, b in zip(ours, cats, strict=True)]
             row = (
                 f"| {name} | {source} | {statistics.median(ours):.2f} | {statistics.median(cats):.2f} |"
                 f" {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |"
+                f" {statistics.median(touches):.2f} |"
             )
             print(row, flush=True)
             readings.append(row)
         if to == "orbax" and source != "huggingface":  # The next ones read it again; the source is done with.
-            shutil.rmtree(place(root, source), ignore_errors=True)
-            place(root, source).unlink(missing_ok=True) if place(root, source).is_file() else None
+            if place(root, source).is_dir():
+                shutil.rmtree(place(root, source))
+            else:
+                place(root, source).unlink()
     shutil.rmtree(root)
     return conversions, readings
 
@@ -177,10 +195,11 @@ the largest parameter with all its layers.
 ## Reading
 
 All tensors of a file into arrays on the device (here the CPU), beside `cat FILE > /dev/null`, in turn,
-{given.rounds} rounds, the file out of the system's cache before each.
+{given.rounds} rounds in one process, the file out of the system's cache before each. The last column is how fast this
+machine hands out fresh memory of the file's size, one byte of each page touched: `cat` needs none, we do.
 
-| model | form | ours, GB/s | cat, GB/s | ratio, median | ratio, range |
-|---|---|---|---|---|---|
+| model | form | ours, GB/s | cat, GB/s | ratio, median | ratio, range | fresh memory, GB/s |
+|---|---|---|---|---|---|---|
 {chr(10).join(readings)}
 """,
         encoding="utf-8",

@@ -140,6 +140,7 @@ class _Download:
         try:
             response = opener.open(urllib.request.Request(self.url, headers=headers), timeout=TIMEOUT_SECONDS)
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code == 416:  # It is shorter than what we have: another version.
                 self._discard()
                 raise _BrokenError("the file has changed") from None
@@ -198,9 +199,7 @@ class _Download:
         missing = (self.size or 0) - have
         free = shutil.disk_usage(self.partial.parent).free
         if missing > free:
-            raise GPT2JaxError(
-                f"{self.partial.parent}: {free:,} bytes free: should be {missing:,} for {self.file.name}"
-            )
+            raise GPT2JaxError(f"{self.path}: needs {missing:,} bytes more of disk: {free:,} are free")
 
     def _check(self) -> None:
         """Refuse, and remove, a whole file that is not the one wanted."""
@@ -227,6 +226,8 @@ class _Download:
 
     def _gave_up(self, error: Exception) -> str:
         reason = getattr(error, "reason", None) or error
+        if isinstance(error, urllib.error.HTTPError):
+            reason = f"the server answered {error.code} {error.reason}"
         if isinstance(reason, socket.gaierror):
             reason = f"{reason.strerror}; is there a network?"
         kept = "; run it again to go on from there" if self.partial.exists() and self.version.exists() else ""

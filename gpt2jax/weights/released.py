@@ -5,6 +5,7 @@ from typing import Literal
 
 from gpt2jax.config import ALIASES, PRESETS
 from gpt2jax.errors import GPT2JaxError, nearest
+from gpt2jax.weights.vocabulary import ENCODER_SHA256
 
 Publisher = Literal["openai", "huggingface"]
 
@@ -36,7 +37,6 @@ _HPARAMS_BYTES = {"gpt2": 90, "gpt2-medium": 91}
 _DATA_MD5 = {"gpt2": "f48b9cf1a525a603be52258f69bf9162"}
 _SAFETENSORS_BYTES = {"gpt2": 548_105_171}
 _SAFETENSORS_SHA256 = {"gpt2": "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"}
-_ENCODER_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 _MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 
 
@@ -77,7 +77,7 @@ def files(preset: str, publisher: Publisher) -> list[RemoteFile]:
     return [
         RemoteFile("checkpoint", f"{root}/checkpoint", 77),
         RemoteFile("hparams.json", f"{root}/hparams.json", _HPARAMS_BYTES.get(preset)),
-        RemoteFile("encoder.json", f"{root}/encoder.json", 1_042_301, _ENCODER_SHA256),
+        RemoteFile("encoder.json", f"{root}/encoder.json", 1_042_301, ENCODER_SHA256),
         RemoteFile("vocab.bpe", f"{root}/vocab.bpe", 456_318, _MERGES_SHA256),
         RemoteFile("model.ckpt.index", f"{root}/model.ckpt.index", _INDEX_BYTES.get(preset)),
         RemoteFile(data, f"{root}/{data}", _DATA_BYTES[preset], md5=_DATA_MD5.get(preset)),

@@ -1,0 +1,296 @@
+"""Downloads from a server of our own that misbehaves in every way that a real one has."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt2jax.cli import main
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.weights import download as module
+from gpt2jax.weights import released
+from gpt2jax.weights.download import cached, download
+from gpt2jax.weights.released import RemoteFile
+from gpt2jax.weights.sources import load, open_weights
+from tests.weights.helpers import FIXTURES, GOLDEN, params_of, reference, same
+
+
+class Server(ThreadingHTTPServer):
+    """Serves bytes by path; ``faults`` are taken one by one, a request each."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.faults: list[str] = []
+        self.requests: list[tuple[str, str | None]] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        self.server.requests.append((self.path, asked))
+        fault = self.server.faults.pop(0) if self.server.faults else ""
+        body = self.server.files.get(self.path.removeprefix("/cdn"))
+        if body is None or fault.isdecimal():
+            self.send_error(int(fault or 404))
+            return
+        etag = f'"{hashlib.md5(body).hexdigest()}"'
+        if fault == "redirect":
+            self.send_response(302)
+            self.send_header("Location", f"{self.server.url}/cdn{self.path}")
+            self.send_header("X-Linked-Etag", f'"{hashlib.sha256(body).hexdigest()}"')
+            self.end_headers()
+            return
+        if fault in ("page", "hidden page"):
+            body = b"<!DOCTYPE html><html><body>Please log in.</body></html>"
+        if fault == "other bytes":
+            body = bytes([body[0] ^ 1]) + body[1:]
+        if fault == "short":  # A whole answer, of a file that is too small.
+            body = body[:-1]
+        start = 0
+        if asked and fault != "whole again" and self.headers.get("If-Range") == etag:
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            self.send_response(206)
+            place = start + 1 if fault == "wrong range" else start
+            self.send_header("Content-Range", f"bytes {place}-{len(body) - 1}/{len(body)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Type", "text/html" if fault == "page" else "application/octet-stream")
+        if fault != "no length":
+            self.send_header("Content-Length", str(len(body) - start))
+        self.send_header("ETag", etag)
+        self.end_headers()
+        if fault == "cut":  # The connection ends in the middle.
+            body = body[: start + (len(body) - start) // 2]
+        self.wfile.write(body[start:])
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    """Serves the golden model as OpenAI's gpt2, which is small then, and nothing waits."""
+    monkeypatch.setenv("GPT2JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    with Server() as server:
+        sources = sorted(path for path in (FIXTURES / "openai_tf_tiny").iterdir() if path.suffix != ".npz")
+        files = []
+        for path in sources:
+            body = path.read_bytes()
+            server.files[f"/124M/{path.name}"] = body
+            digest = hashlib.md5(body).hexdigest() if "data" in path.name else None
+            files.append(RemoteFile(path.name, f"124M/{path.name}", len(body), md5=digest))
+        monkeypatch.setattr(module, "files", lambda preset, publisher: files)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+DATA = "model.ckpt.data-00000-of-00001"
+
+
+def fetch(server: Server, folder: Path, *faults: str) -> Path:
+    """Download all but the data file in peace, then that one with ``faults``."""
+    for name in ("checkpoint", "hparams.json", "model.ckpt.index"):
+        (folder / "openai" / "gpt2").mkdir(parents=True, exist_ok=True)
+        (folder / "openai" / "gpt2" / name).write_bytes(server.files[f"/124M/{name}"])
+    server.faults = list(faults)
+    return download("gpt2", folder=folder, mirror=server.url, progress=False)
+
+
+def refusal(server: Server, folder: Path, *faults: str) -> str:
+    """The line of a download that fails, which leaves no file under the data file's name."""
+    with pytest.raises(GPT2JaxError) as caught:
+        fetch(server, folder, *faults)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert not (folder / "openai" / "gpt2" / DATA).exists()
+    return line
+
+
+def test_a_model_is_downloaded_once(server: Server, tmp_path: Path) -> None:
+    folder = download("124M", folder=tmp_path, mirror=server.url, progress=False)
+    assert folder == tmp_path / "openai" / "gpt2"
+    assert {path.name for path in folder.iterdir()} == {path.removeprefix("/124M/") for path in server.files}
+    assert same(params_of(folder), params_of(FIXTURES / "openai_tf_tiny"))
+    count = len(server.requests)
+    assert download("gpt2", folder=tmp_path, mirror=server.url) == folder
+    assert cached("gpt2", folder=tmp_path) == folder
+    assert cached("gpt2", "huggingface", folder=tmp_path) is None
+    assert len(server.requests) == count
+
+
+def test_a_broken_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    size = len(server.files[f"/124M/{DATA}"])
+    fetch(server, tmp_path, "cut", "cut")
+    asked = [range_ for path, range_ in server.requests if path.endswith(DATA)]
+    assert asked == [None, f"bytes={size // 2}-", f"bytes={size // 2 + (size - size // 2) // 2}-"]
+    assert (tmp_path / "openai" / "gpt2" / DATA).read_bytes() == server.files[f"/124M/{DATA}"]
+    assert not list((tmp_path / "openai" / "gpt2").glob("*.partial*"))
+
+
+def test_a_later_run_goes_on_too(server: Server, tmp_path: Path) -> None:
+    line = refusal(server, tmp_path, "cut", "500", "503")
+    assert "503" in line
+    assert "(3 attempts); run it again to go on from there" in line
+    server.requests.clear()
+    fetch(server, tmp_path)
+    assert [range_ for _, range_ in server.requests] == [f"bytes={len(server.files[f'/124M/{DATA}']) // 2}-"]
+
+
+def test_a_file_that_changed_meanwhile_is_taken_from_its_start(server: Server, tmp_path: Path) -> None:
+    refusal(server, tmp_path, "cut", "500", "500")
+    old = server.files[f"/124M/{DATA}"]
+    server.files[f"/124M/{DATA}"] = bytes(reversed(old))
+    assert "md5" in refusal(server, tmp_path)  # Whole, and not the file that is known.
+    server.files[f"/124M/{DATA}"] = old
+    fetch(server, tmp_path)
+    assert (tmp_path / "openai" / "gpt2" / DATA).read_bytes() == old
+
+
+@pytest.mark.parametrize("fault", ["whole again", "wrong range"])
+def test_a_server_that_does_not_resume_is_no_harm(server: Server, tmp_path: Path, fault: str) -> None:
+    fetch(server, tmp_path, "cut", fault)
+    assert (tmp_path / "openai" / "gpt2" / DATA).read_bytes() == server.files[f"/124M/{DATA}"]
+
+
+@pytest.mark.parametrize(
+    ("faults", "message"),
+    [
+        (["page"], "the server sent a web page instead of the file"),
+        (["hidden page"], "55 bytes: should be 178,816"),
+        (["short"], "178,815 bytes: should be 178,816"),
+        (["other bytes"], "md5 "),
+        (["404"], "the server answered 404"),
+        (["403"], "the server answered 403"),
+        (["500", "500", "500"], "the server answered 500 Internal Server Error (3 attempts)"),
+        (["cut", "500", "500"], "run it again to go on from there"),
+    ],
+)
+def test_what_is_not_the_file_is_one_line_and_no_file(
+    server: Server, tmp_path: Path, faults: list[str], message: str
+) -> None:
+    line = refusal(server, tmp_path, *faults)
+    assert f"{server.url}/124M/{DATA}: " in line
+    assert message in line
+    kept = bool(list((tmp_path / "openai" / "gpt2").glob("*.partial")))
+    assert kept == ("run it again" in line)
+    fetch(server, tmp_path)  # Whatever it was has left nothing that spoils the next try.
+    load(tmp_path / "openai" / "gpt2")
+
+
+def test_a_page_is_known_where_nothing_else_is(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No size, no hash, no content type that gives it away, no length."""
+    monkeypatch.setattr(module, "files", lambda preset, publisher: [RemoteFile("a", "124M/checkpoint")])
+    server.faults = ["hidden page"]
+    with pytest.raises(GPT2JaxError, match="web page instead of the file"):
+        download("gpt2", folder=tmp_path, mirror=server.url, progress=False)
+    server.faults = ["no length"]
+    folder = download("gpt2", folder=tmp_path, mirror=server.url, progress=False)
+    assert (folder / "a").read_bytes() == server.files["/124M/checkpoint"]
+
+
+def test_hugging_faces_hash_is_read_from_its_redirect(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "files", lambda preset, publisher: [RemoteFile("a", "124M/checkpoint")])
+    server.faults = ["redirect", "other bytes"]
+    with pytest.raises(GPT2JaxError, match=r"sha256 .*: should be "):
+        download("gpt2", "huggingface", folder=tmp_path, mirror=server.url, progress=False)
+    server.faults = ["redirect"]
+    folder = download("gpt2", "huggingface", folder=tmp_path, mirror=server.url, progress=False)
+    assert folder == tmp_path / "huggingface" / "gpt2"
+
+
+def test_no_space_is_found_before_the_first_byte(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = module.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    assert "needs 178,816 bytes more of disk: 1,000 are free" in refusal(server, tmp_path)
+    assert not list((tmp_path / "openai" / "gpt2").glob("*.partial"))
+
+
+def test_a_disk_that_fills_up_meanwhile_is_left_clean(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def write(self, _: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+        flush = write
+
+    write = module._Download._write
+    monkeypatch.setattr(module._Download, "_write", lambda self, out, chunk: write(self, Full(), chunk))  # type: ignore[arg-type]
+    assert "cannot be written (No space left on device)" in refusal(server, tmp_path)
+    assert not list((tmp_path / "openai" / "gpt2").glob("*.partial*"))
+
+
+def test_no_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    for mirror, reason in (("http://127.0.0.1:9", "refused"), ("http://no-such-host.invalid", "is there a network?")):
+        with pytest.raises(GPT2JaxError, match=reason) as caught:
+            download("gpt2", folder=tmp_path, mirror=mirror, progress=False)
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_offline_nothing_is_asked(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(GPT2JaxError, match="downloads are off"):
+        download("gpt2", folder=tmp_path, mirror=server.url, offline=True)
+    monkeypatch.setenv("GPT2JAX_OFFLINE", "1")
+    with pytest.raises(GPT2JaxError, match="downloads are off"):
+        download("gpt2", folder=tmp_path, mirror=server.url)
+    assert server.requests == []
+
+
+def test_the_command_and_names_as_sources(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GPT2JAX_MIRROR_OPENAI", server.url)
+    monkeypatch.chdir(tmp_path)
+    wanted = tmp_path / "cache" / "weights" / "openai" / "gpt2"
+    assert main(["download", "124M"]) == 0
+    assert capsys.readouterr().out == f"{wanted}\n"
+    count = len(server.requests)
+    assert open_weights("gpt2").origin.where == str(wanted)
+    assert main(["download", "gpt2", "--offline"]) == 0
+    assert main(["convert", "gpt2", "out", "--to", "huggingface"]) == 0
+    assert len(server.requests) == count
+    assert main(["download", "gpt-2"]) == 2
+    assert "model: 'gpt-2': unknown (nearest: gpt2)" in capsys.readouterr().err
+    assert main(["download", "gpt2", "--folder", "elsewhere", "--mirror", f"{server.url}/"]) == 0
+    assert (tmp_path / "elsewhere" / "openai" / "gpt2" / DATA).exists()
+
+
+def test_a_path_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gpt2").symlink_to(GOLDEN / "safetensors")
+    assert same(params_of(Path("gpt2")), reference())
+
+
+def test_the_released_files_are_where_they_were_published() -> None:
+    assert released.BASES["openai"] + "/" + released.files("gpt2-medium", "openai")[-1].path == (
+        "https://openaipublic.blob.core.windows.net/gpt-2/models/355M/model.ckpt.data-00000-of-00001"
+    )
+    assert released.BASES["huggingface"] + "/" + released.files("gpt2", "huggingface")[-1].path == (
+        "https://huggingface.co/openai-community/gpt2/resolve/main/model.safetensors"
+    )
+    for name, publisher in (("345M", None), ("openai-community/gpt2-medium", "huggingface")):
+        assert released.preset_of(name) == ("gpt2-medium", publisher)
+    assert released.resolve("openai-community/355M") is not None
+    assert released.resolve("gpt-2") is None
+    for preset in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"):
+        sizes = {file.name: file.size for file in released.files(preset, "openai")}
+        assert sizes["checkpoint"] == 77
+        assert sizes["encoder.json"] == 1_042_301
