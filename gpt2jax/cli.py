@@ -138,6 +138,11 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"gpt2jax: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # Of a file that nobody looked at more closely: no permission, say.
+        if debug:
+            raise
+        print(f"gpt2jax: {error.filename or args[0]}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 
@@ -303,8 +308,8 @@ def convert(args: list[str]) -> int:
 class DownloadArgs:
     name: tyro.conf.Positional[str]
     """gpt2, gpt2-medium, gpt2-large, gpt2-xl, or 124M, 355M, 774M, 1558M."""
-    publisher: Annotated[Literal["openai", "huggingface"], tyro.conf.arg(name="from")] = "openai"
-    """Whose files; the tensors in OpenAI's carry checksums."""
+    publisher: Annotated[Literal["openai", "huggingface"] | None, tyro.conf.arg(name="from")] = None
+    """Whose files. By default OpenAI's, whose tensors carry checksums, or what the name says."""
     folder: str | None = None
     """Of the cache; by default `weights` in the cache folder that `gpt2jax info` shows."""
     mirror: str | None = None

@@ -100,6 +100,16 @@ def test_every_mistake_is_one_line(folder: Path, capsys: pytest.CaptureFixture[s
     assert "holds no checkpoint" in error(capsys, "train", "settings.yaml", "--resume", "--training.run-dir", ".")
 
 
+def test_what_the_system_refuses_is_one_line_too(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "settings.yaml")
+
+    monkeypatch.setattr("gpt2jax.config.load", refuse)
+    assert error(capsys, "train", "settings.yaml") == "gpt2jax: settings.yaml: Permission denied\n"
+
+
 def test_debug_shows_where_an_error_came_from(folder: Path) -> None:
     with pytest.raises(Exception, match="no such settings file"):
         main(["--debug", "train", "nowhere.yaml"])
@@ -114,7 +124,7 @@ def test_overrides_reach_the_settings(folder: Path, capsys: pytest.CaptureFixtur
     assert "n_embd: 32" in written
 
 
-@pytest.mark.parametrize("verb", ["prepare", "train", "generate", "info"])
+@pytest.mark.parametrize("verb", ["prepare", "train", "generate", "convert", "download", "info"])
 def test_help_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([verb, "--help"])

@@ -37,7 +37,9 @@ def read_huggingface(folder: Path) -> ForeignWeights:
     config = huggingface_config.read(folder / "config.json")
     path, (tensors, files), checksums = _find(folder)
     layout = FLAX if path.suffix == ".msgpack" else HUGGINGFACE
-    if layout is HUGGINGFACE:
+    if layout is FLAX:
+        tensors = {name.removeprefix("transformer/"): tensor for name, tensor in tensors.items()}
+    else:
         tensors = strip(tensors, str(path))
     check_tensors(tensors, layout, config, str(path))
     encoding, note = vocabulary.read(folder, config.n_vocab)

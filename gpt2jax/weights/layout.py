@@ -62,11 +62,11 @@ def layer_shape(parameter: Parameter, config: ModelConfig) -> tuple[int, ...]:
 
 
 def _flax(parameter: Parameter) -> str:
-    """Flax names what torch calls weight by its use: ``transformer/h/0/ln_1/scale``."""
+    """Flax names what torch calls weight by its use: ``h/0/ln_1/scale``."""
     *module, leaf = parameter.huggingface.split(".")
     if leaf == "weight":
         leaf = "kernel" if parameter.inputs else "scale" if parameter.init == "ones" else "embedding"
-    return "/".join(["transformer", *module, leaf])
+    return "/".join([*module, leaf])
 
 
 OPENAI = Layout(lambda parameter: parameter.openai, "1,in,out")

@@ -11,7 +11,7 @@ from gpt2jax.errors import GPT2JaxError
 from gpt2jax.weights import vocabulary
 from gpt2jax.weights.arrays import FLOATS, DType, raw
 from gpt2jax.weights.layout import LLMC
-from gpt2jax.weights.mapped import MappedFile, Tensor
+from gpt2jax.weights.mapped import MappedFile, Tensor, first_bytes
 from gpt2jax.weights.weights import ForeignWeights, Origin, Weights, foreign_layer
 
 MAGIC = 20240326
@@ -20,8 +20,7 @@ VERSIONS: dict[int, DType] = {3: "float32", 5: "bfloat16"}
 
 
 def is_llmc(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == MAGIC.to_bytes(4, "little")
+    return first_bytes(path, 4) == MAGIC.to_bytes(4, "little")
 
 
 def read_llmc(path: Path) -> ForeignWeights:

@@ -38,6 +38,15 @@ def once(check: Callable[[], None]) -> Callable[[], None]:
     return checked
 
 
+def first_bytes(path: Path, count: int) -> bytes:
+    """Up to ``count`` bytes from the start of a file, by which its kind is known."""
+    try:
+        with path.open("rb") as file:
+            return file.read(count)
+    except OSError as error:
+        raise GPT2JaxError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 class MappedFile:
     """A file as one read-only buffer."""
 

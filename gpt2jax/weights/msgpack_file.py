@@ -15,6 +15,7 @@ from gpt2jax.weights.arrays import FLOATS
 from gpt2jax.weights.mapped import MappedFile, Tensor
 
 ARRAY = 1
+MAX_DEPTH = 16
 
 # By its first byte, how many bytes say the size of what follows (msgpack's specification, "Formats").
 _MAP_BYTES = {0xDE: 2, 0xDF: 4}
@@ -59,6 +60,8 @@ class _Cursor:
 
 
 def _read_map(cursor: _Cursor, prefix: str, tensors: dict[str, Tensor]) -> None:
+    if prefix.count("/") > MAX_DEPTH:
+        raise GPT2JaxError(f"{cursor.file.path}: maps within maps {MAX_DEPTH} deep: not the parameters of a model")
     first = cursor.peek()
     count = cursor.take(1)[0] & 0x0F if first & 0xF0 == 0x80 else cursor.size(_MAP_BYTES, "a map")
     for _ in range(count):

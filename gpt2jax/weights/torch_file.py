@@ -16,20 +16,20 @@ import numpy as np
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.weights import pickled
 from gpt2jax.weights.arrays import DType, raw
-from gpt2jax.weights.mapped import MappedFile, Tensor, once
+from gpt2jax.weights.mapped import MappedFile, Tensor, first_bytes, once
 from gpt2jax.weights.pickled import PickledTensor, Storage
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
+_ZIP_START = b"PK\x03\x04"
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 ALIGNMENT = 64
 
 
 def is_torch_file(path: Path) -> bool:
     """Whether ``path`` starts as a file of ``torch.save`` does."""
-    with path.open("rb") as file:
-        start = file.read(len(_LEGACY_START))
-    return start.startswith(b"PK\x03\x04") or start == _LEGACY_START
+    start = first_bytes(path, len(_LEGACY_START))
+    return start.startswith(_ZIP_START) or start == _LEGACY_START
 
 
 class TorchFile:
@@ -44,14 +44,12 @@ class TorchFile:
         self.path, self.file = path, MappedFile(path)
         self.checksums = False
         """Whether the storages' checksums are compared when they are read (CRC-32; the older form has none)."""
-        self._offsets: dict[str, int] = {}
+        self._places: dict[str, tuple[int, int]] = {}
+        """Offset and bytes of each storage."""
         self._verifiers: dict[str, Callable[[], None]] = collections.defaultdict(lambda: lambda: None)
-        if self.file.bytes(0, min(self.file.size, 4)).tobytes() == b"PK\x03\x04":
-            self.value = self._open_zip()
-        elif self.file.bytes(0, min(self.file.size, len(_LEGACY_START))).tobytes() == _LEGACY_START:
-            self.value = self._open_legacy()
-        else:
+        if not is_torch_file(path):
             raise GPT2JaxError(f"{path}: not a file of torch.save, or one from before torch 0.1.10")
+        self.value = self._open_zip() if first_bytes(path, 4) == _ZIP_START else self._open_legacy()
 
     def _open_zip(self) -> Any:
         try:
@@ -80,8 +78,8 @@ class TorchFile:
         # The directory at the file's end does not say how long the header before the data is.
         header = self.file.bytes(entry.header_offset, 30).tobytes()
         extra = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-        self._offsets[key] = entry.header_offset + 30 + extra
-        self._verifiers[key] = once(lambda: self._verify(key, entry.file_size, entry.CRC))
+        self._places[key] = entry.header_offset + 30 + extra, entry.file_size
+        self._verifiers[key] = once(lambda: self._verify(key, entry.CRC))
 
     def _open_legacy(self) -> Any:
         with self.path.open("rb", buffering=0) as file:  # Unbuffered: each pickle must leave the file at its end.
@@ -98,7 +96,7 @@ class TorchFile:
             count = int.from_bytes(self.file.bytes(at, 8).tobytes(), "little")
             if count != sizes[key].count:
                 raise GPT2JaxError(f"{self.path}: storage {key} holds {count} numbers: should be {sizes[key].count}")
-            self._offsets[key] = at + 8
+            self._places[key] = at + 8, sizes[key].bytes
             at += 8 + sizes[key].bytes
         return value
 
@@ -121,11 +119,12 @@ class TorchFile:
     def _tensor(self, name: str, pickled_tensor: PickledTensor) -> Tensor:
         storage = pickled_tensor.storage
         pickled_tensor.check(name, str(self.path))
-        offset = self._offsets.get(storage.key)
-        if offset is None:
+        if storage.key not in self._places:
             raise GPT2JaxError(f"{self.path}: {name}: its storage {storage.key} is missing: damaged")
-        self.file.bytes(offset, storage.bytes)
-
+        offset, size = self._places[storage.key]
+        if size != storage.bytes:
+            raise GPT2JaxError(f"{self.path}: {name}: its storage has {size:,} bytes: should be {storage.bytes:,}")
+        self.file.bytes(offset, size)  # It is there, before any work begins.
         verify = self._verifiers[storage.key]
 
         def read() -> np.ndarray:
@@ -136,8 +135,8 @@ class TorchFile:
 
         return Tensor(storage.dtype, pickled_tensor.shape, read)
 
-    def _verify(self, key: str, size: int, wanted: int) -> None:
-        found = zlib.crc32(raw(self.file.bytes(self._offsets[key], size)))
+    def _verify(self, key: str, wanted: int) -> None:
+        found = zlib.crc32(raw(self.file.bytes(*self._places[key])))
         if found != wanted:
             raise GPT2JaxError(
                 f"{self.path}: storage {key}: checksum {found:08x}: should be {wanted:08x}; it is damaged"

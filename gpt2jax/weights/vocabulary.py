@@ -4,8 +4,8 @@ OpenAI's ``encoder.json`` and ``vocab.bpe``, which Hugging Face calls ``vocab.js
 ``tokenizer.json`` of the package tokenizers, are all rebuilt from a ``tiktoken.Encoding``; no copy of them is kept.
 """
 
-import itertools
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any

@@ -289,6 +289,8 @@ def test_msgpack_files_hold_nested_maps_of_arrays(tmp_path: Path) -> None:
     ):
         path.write_bytes(msgpack.packb(value))
         assert message in refusal(folder)
+    path.write_bytes(b"\x81\xa1a" * 5000 + b"\x80")
+    assert "maps within maps 16 deep" in refusal(folder)
     path.write_bytes(msgpack.packb({}) + b"\0")
     assert "should end after 1" in refusal(folder)
 
