@@ -177,7 +177,7 @@ def save_params(folder: Path, params: dict[str, Any], meta: Meta) -> None:
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
     handlers = {
-        "state": ocp.PyTreeCheckpointHandler(save_concurrent_gb=1, use_compression=False),
+        "state": ocp.PyTreeCheckpointHandler(save_concurrent_gb=concurrent_gb(params), use_compression=False),
         "meta": ocp.JsonCheckpointHandler(),
     }
     state = {"params": params}
@@ -188,6 +188,11 @@ def save_params(folder: Path, params: dict[str, Any], meta: Meta) -> None:
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     with ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers) as manager:
         manager.save(meta.step, args=items)
+
+
+def concurrent_gb(params: dict[str, Any]) -> int:
+    """The least that Orbax can be told to hold at once: it refuses an array larger than that."""
+    return max(math.ceil(math.prod(leaf.shape) * leaf.dtype.itemsize / 1e9) for leaf in jax.tree.leaves(params))
 
 
 def restore_params(path: str | Path, abstract: dict[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from gpt2jax import tokenizer
-from gpt2jax.checkpoint import Checkpoints, Meta, find, read_meta, restore_params
-from gpt2jax.config import Config
+from gpt2jax import parameters, tokenizer
+from gpt2jax.checkpoint import Checkpoints, Meta, concurrent_gb, find, read_meta, restore_params
+from gpt2jax.config import Config, from_mapping
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.train.step import TrainState, abstract_state, init_state
 from tests.helpers import TINY, place_on
@@ -60,6 +60,13 @@ def test_a_checkpoint_says_what_it_is(folder: Path) -> None:
     assert found.encoding is not None
     assert found.encoding.name == "bytes"
     assert read_meta(folder.parent).step == 5
+
+
+@pytest.mark.parametrize(("name", "gigabytes"), [("gpt2", 1), ("gpt2-large", 1), ("gpt2-xl", 2)])
+def test_the_largest_parameter_of_a_model_can_be_written(name: str, gigabytes: int) -> None:
+    """gpt2-xl has one of 1.97 GB; Orbax refuses what is larger than its limit."""
+    params = parameters.abstract(from_mapping({"model": name}, "here").model)
+    assert concurrent_gb(params) == gigabytes
 
 
 def test_parameters_are_restored_alone(folder: Path, state: TrainState) -> None:
