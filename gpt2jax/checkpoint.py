@@ -4,9 +4,11 @@ A checkpoint is a folder named by its step. It holds the train state, and in a J
 it without the run around it: the model's settings and the tokenizer. Checkpoints are restored into any mesh.
 """
 
+import contextlib
 import dataclasses
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -120,8 +122,10 @@ class Checkpoints:
             raise GPT2JaxError(f"checkpoint of step {meta.step}: Orbax did not save it in {self.folder}")
 
     def read_meta(self, step: int) -> Meta:
-        items = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-        return Meta.from_json(items["meta"], f"{self.folder}/{step}")
+        where = f"{self.folder}/{step}"
+        with _readable(where):
+            items = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+            return Meta.from_json(items["meta"], where)
 
     def restore(self, step: int, abstract: T) -> T:
         """The state of ``step``.
@@ -129,8 +133,24 @@ class Checkpoints:
         Args:
             abstract: the state's tree of ShapeDtypeStructs with shardings: each shard is read to where it belongs.
         """
-        items = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
-        return items["state"]
+        with _readable(f"{self.folder}/{step}"):
+            items = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
+            return items["state"]
+
+
+@contextlib.contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """Turns what Orbax and tensorstore raise for a damaged checkpoint, which is many things, into one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GPT2JaxError(f"{where}: the checkpoint cannot be read ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """The end of the first line, where tensorstore says why after saying of what; without its dump of settings."""
+    lines = str(error).split(" [", 1)[0].strip().splitlines()
+    return ": ".join(lines[0].split(": ")[-2:]) if lines else type(error).__name__
 
 
 def find(path: str | Path) -> tuple[Path, int]:
@@ -175,7 +195,7 @@ def save_params(folder: Path, params: dict[str, Any], meta: Meta) -> None:
     Beside the parameters the host holds one of them at most: they are written one after the other, uncompressed
     (random bits do not shrink) and in chunks, so that a mesh reads no more than its shards.
     """
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # What goes wrong is raised, and need not be logged too.
     handlers = {
         "state": ocp.PyTreeCheckpointHandler(save_concurrent_gb=concurrent_gb(params), use_compression=False),
         "meta": ocp.JsonCheckpointHandler(),
@@ -186,8 +206,13 @@ def save_params(folder: Path, params: dict[str, Any], meta: Meta) -> None:
         state=ocp.args.PyTreeSave(state, save_args=save_args), meta=ocp.args.JsonSave(meta.to_json())
     )
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-    with ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers) as manager:
-        manager.save(meta.step, args=items)
+    try:
+        with ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers) as manager:
+            manager.save(meta.step, args=items)
+    except Exception as error:  # A full disk comes as one of several of tensorstore's.
+        # Other writes of Orbax's fail with it; asyncio would tell of each when it is forgotten.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise GPT2JaxError(f"{folder}: cannot be written ({_reason(error)})") from None
 
 
 def concurrent_gb(params: dict[str, Any]) -> int:
@@ -217,5 +242,5 @@ def restore_array(path: str | Path, key: str) -> np.ndarray:
 def _restore(path: str | Path, item: Any, restore_args: Any) -> dict[str, Any]:
     folder, step = find(path)
     args = ocp.args.PyTreeRestore(item={"params": item}, restore_args={"params": restore_args}, partial_restore=True)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _readable(f"{folder}/{step}"), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         return checkpointer.restore(folder / str(step) / "state", args=args)["params"]

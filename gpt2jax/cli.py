@@ -278,9 +278,9 @@ def generate(args: list[str]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class ConvertArgs:
-    source: tyro.conf.Positional[str]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """A run, a checkpoint, another program's folder or file, or the name of a released model."""
-    target: tyro.conf.Positional[str]
+    target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TARGET")]
     """Folder to write, for llmc a file; made new."""
     to: Literal["orbax", "huggingface", "openai", "nanogpt", "llmc"]
     """The form to write."""
@@ -298,7 +298,7 @@ def convert(args: list[str]) -> int:
     weights = open_weights(given.source)
     print(f"read {given.source}: {weights.origin.format}, {parameters.count(weights.config):,} parameters")
     notes = convert_weights(weights, given.target, given.to, given.dtype)
-    for note in (*weights.origin.notes, *notes):
+    for note in dict.fromkeys((*weights.origin.all_notes(), *notes)):
         print(f"note: {note}")
     print(f"wrote {given.target}: {given.to}, {given.dtype}")
     return 0
@@ -306,13 +306,15 @@ def convert(args: list[str]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class DownloadArgs:
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """gpt2, gpt2-medium, gpt2-large, gpt2-xl, or 124M, 355M, 774M, 1558M."""
-    publisher: Annotated[Literal["openai", "huggingface"] | None, tyro.conf.arg(name="from")] = None
+    publisher: Annotated[
+        Literal["openai", "huggingface"] | None, tyro.conf.arg(name="from", metavar="{openai,huggingface}")
+    ] = None
     """Whose files. By default OpenAI's, whose tensors carry checksums, or what the name says."""
-    folder: str | None = None
+    folder: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Of the cache; by default `weights` in the cache folder that `gpt2jax info` shows."""
-    mirror: str | None = None
+    mirror: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
     """Base address to download from."""
     offline: bool = False
     """Only say whether it is there."""

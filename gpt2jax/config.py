@@ -74,8 +74,8 @@ class ModelConfig:
     """Width of the residual stream; the MLP is four times as wide."""
     n_head: Count = 12
     """Attention heads; must divide n_embd."""
-    n_layer: Count = 12
-    """Transformer blocks."""
+    n_layer: Annotated[Count, Field(le=10_000)] = 12
+    """Transformer blocks. The limit is far above any model's: it stops a damaged number in a file of weights."""
     dropout: Rate = 0.0
     """Dropout probability on embeddings, attention probabilities and residual branches."""
     layer_norm_epsilon: Positive = 1e-5

@@ -1,13 +1,43 @@
 """Files and folders that are there whole or not at all."""
 
 import contextlib
+import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from gpt2jax.errors import GPT2JaxError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        GPT2JaxError: there is none, or it holds something else.
+    """
+    try:
+        return parse_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise GPT2JaxError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def parse_json(text: bytes, where: str) -> dict[str, Any]:
+    """The object that ``text`` is; ``where`` heads the error line.
+
+    Raises:
+        GPT2JaxError: it is none.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise GPT2JaxError(f"{where}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise GPT2JaxError(f"{where}: holds a {type(value).__name__}: should be an object")
+    return value
 
 
 @contextlib.contextmanager
@@ -54,9 +84,30 @@ def _beside(out: Path) -> Iterator[Path]:
         raise GPT2JaxError(f"{out}: cannot be written ({error.strerror or error})") from None
     finally:
         if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove(partial)
         elif partial.exists():
             partial.unlink()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder that threads of a writer which failed may still be writing to."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)
+
+
+def refuse_if_no_space(out: Path, size: int) -> None:
+    """Refuse to begin what will not fit on the disk.
+
+    Raises:
+        GPT2JaxError: fewer than ``size`` bytes are free where ``out`` is to be.
+    """
+    there = next(folder for folder in out.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if size > free:
+        raise GPT2JaxError(f"{out}: needs {size:,} bytes of disk: {free:,} are free")
 
 
 def refuse_occupied(out: Path) -> None:
@@ -67,5 +118,5 @@ def refuse_occupied(out: Path) -> None:
     """
     if out.is_dir() and any(out.iterdir()):
         raise GPT2JaxError(f"{out}: exists and is not empty; give a new folder")
-    if out.exists() and not out.is_dir():
+    if (out.exists() and not out.is_dir()) or not out.name:
         raise GPT2JaxError(f"{out}: exists; give a new name")

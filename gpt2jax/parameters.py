@@ -124,6 +124,14 @@ def tree(leaf: Callable[[Parameter], Any]) -> Params:
     return root
 
 
+def at(params: Params, parameter: Parameter) -> Any:
+    """The leaf of ``params`` that a row of the table describes."""
+    node: Any = params
+    for key in parameter.path.split("/"):
+        node = node[key]
+    return node
+
+
 def abstract(config: ModelConfig) -> Params:
     """Shape and dtype of every parameter, without memory."""
     return tree(lambda parameter: jax.ShapeDtypeStruct(shape(parameter, config), jnp.float32))

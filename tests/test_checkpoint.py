@@ -1,5 +1,6 @@
 """Checkpoints: what goes in comes out, on any mesh, and what must not be saved is not."""
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -98,3 +99,22 @@ def test_another_format_version_is_refused() -> None:
     assert Meta.from_json(value, "here").step == 1
     with pytest.raises(GPT2JaxError, match="format_version 2: should be 1"):
         Meta.from_json(value | {"format_version": 2}, "here")
+
+
+def test_a_damaged_checkpoint_is_one_line(folder: Path, state: TrainState) -> None:
+    for damage in ("truncated meta", "no meta", "truncated state"):
+        copy = Path(shutil.copytree(folder, folder.parent.with_name(f"copy {damage}"))) / "5"
+        if damage == "no meta":
+            shutil.rmtree(copy / "meta")
+        else:
+            part = "meta" if damage == "truncated meta" else "state"
+            for path in (path for path in (copy / part).rglob("*") if path.is_file() and path.stat().st_size):
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        abstract = abstract_state(CONFIG, place_on(1, 1, 1)).params
+        with pytest.raises(GPT2JaxError, match="5: the checkpoint cannot be read") as caught:
+            _ = read_meta(copy) if part_of(damage) == "meta" else restore_params(copy, abstract)
+        assert "\n" not in str(caught.value)
+
+
+def part_of(damage: str) -> str:
+    return "state" if damage == "truncated state" else "meta"

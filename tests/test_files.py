@@ -45,7 +45,10 @@ def test_a_new_file_or_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> No
     assert list((tmp_path / "deep").iterdir()) == [folder]
 
 
-def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
+def test_what_is_there_is_not_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GPT2JaxError, match="give a new name"):  # A folder cannot be replaced under its user's feet.
+        refuse_occupied(Path())
     refuse_occupied(tmp_path / "new")
     refuse_occupied(tmp_path)
     (tmp_path / "a").write_text("1")

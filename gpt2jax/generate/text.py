@@ -42,8 +42,7 @@ class TextModel:
         weights = open_weights(source)
         encoding = weights.origin.encoding
         if encoding is None:
-            reason = "; ".join(weights.origin.notes)
-            raise GPT2JaxError(f"{source}: cannot write text without a vocabulary ({reason})")
+            raise GPT2JaxError(f"{source}: cannot write text: {weights.origin.vocabulary_note}")
         place = Partition(make_mesh(MeshConfig(), jax.devices()[:1]))
         return cls.from_params(load_params(weights, place), weights.config, encoding)
 

@@ -262,6 +262,13 @@ def _check_resumable(config: Config, meta: Meta, encoding: tiktoken.Encoding, ru
                 " give another --training.run-dir, or the settings of that run"
             )
     _check_vocabulary(config, encoding, meta.encoding, f"the checkpoints in {run_dir}")
+    recorded = run_dir / "config.yaml"
+    given = config.training.init_from
+    if given and recorded.exists() and settings.load(recorded).training.init_from != given:
+        raise GPT2JaxError(
+            f"training.init_from: {given}: {run_dir} has a checkpoint of step {meta.step} already, which did not start"
+            " from it; give another --training.run-dir"
+        )
     if meta.step > config.training.steps:
         raise GPT2JaxError(f"training.steps: {config.training.steps}: {run_dir} has a checkpoint of step {meta.step}")
 

@@ -60,6 +60,7 @@ def write_report(config: Config, mesh: Mesh, rows: list[Row], path: Path, comman
         "| | |",
         "|---|---|",
         f"| command | `{command}` |",
+        f"| started from | {config.training.init_from or 'fresh parameters'} |",
         f"| steps | {steps} of {config.training.steps} |",
         f"| training tokens | {tokens:,} |",
         f"| parameters | {parameters.count(config.model):,} |",

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -68,7 +69,15 @@ def count_non_finite(array: np.ndarray) -> int:
     return int(array.size - np.isfinite(array).sum())
 
 
-def warn_of_non_finite(count: int, name: str, where: str) -> None:
-    """Warn of ``count`` values, when there are any: whatever is computed with them is lost."""
-    if count:
-        warnings.warn(f"{where}: {name}: {count:,} of its values are NaN or infinite", GPT2JaxWarning, stacklevel=2)
+def in_dtype(name: str, dtype: DType) -> str:
+    """``name`` as it is told of after rounding to ``dtype``, which may be what made a value infinite."""
+    return name if dtype == "float32" else f"{name} in {dtype}"
+
+
+def warn_of_non_finite(counts: Mapping[str, int], name: str, where: str) -> None:
+    """Warn of values of ``name`` in some of its parts, when there are any: what is computed with them is lost."""
+    found = {part: count for part, count in counts.items() if count}
+    if found:
+        parts = f" ({', '.join(filter(None, found))})" if any(found) else ""
+        text = f"{where}: {name}: {sum(found.values()):,} of its values are NaN or infinite{parts}"
+        warnings.warn(text, GPT2JaxWarning, stacklevel=2)

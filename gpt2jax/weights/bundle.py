@@ -82,7 +82,7 @@ def _tensor(name: str, value: bytes, files: list[MappedFile], where: Path) -> Te
 
 
 def _verify(name: str, file: MappedFile, offset: int, size: int, wanted: int) -> None:
-    found = masked_crc(file.bytes(offset, size))
+    found = masked_crc(raw(file.bytes(offset, size)))
     if found != wanted:
         raise GPT2JaxError(f"{file.path}: {name}: checksum {found:08x}: should be {wanted:08x}; it is damaged")
 
@@ -138,7 +138,7 @@ def write_bundle(
     crcs = {}
     with Path(f"{prefix}.data-00000-of-00001").open("wb") as file:
         for name, array in arrays:
-            crcs[name] = masked_crc(array.reshape(-1).view(np.uint8))
+            crcs[name] = masked_crc(raw(array))
             file.seek(offsets[name])
             file.write(raw(array))
     entries = [(b"", _number(1, 1) + _message(3, _number(1, 1)))]  # One data file; version 1 of the format.

@@ -10,7 +10,7 @@ import numpy as np
 from gpt2jax import parameters
 from gpt2jax.config import MeshConfig
 from gpt2jax.errors import GPT2JaxError, nearest
-from gpt2jax.files import new_file, new_folder, refuse_occupied
+from gpt2jax.files import new_file, new_folder, refuse_if_no_space, refuse_occupied
 from gpt2jax.parameters import Parameter
 from gpt2jax.partition import Partition, make_mesh
 from gpt2jax.progress import Report, bar
@@ -18,7 +18,7 @@ from gpt2jax.weights.arrays import FLOATS, DType
 from gpt2jax.weights.huggingface_export import write_huggingface
 from gpt2jax.weights.layout import layer_shape
 from gpt2jax.weights.llmc import write_llmc
-from gpt2jax.weights.nanogpt import write_nanogpt
+from gpt2jax.weights.nanogpt import GELU, write_nanogpt
 from gpt2jax.weights.openai import write_openai
 from gpt2jax.weights.orbax import write_orbax
 from gpt2jax.weights.weights import Format, Origin, Weights
@@ -53,6 +53,7 @@ def convert(
     target = Path(target)
     refuse_occupied(target)
     notes = _check(weights.origin, target, to)
+    refuse_if_no_space(target, parameters.count(weights.config) * FLOATS[dtype].itemsize)
     with bar(f"Writing {target.name}", progress) as report:
         counted = _Counted(weights, report)
         if to == "llmc":
@@ -79,14 +80,16 @@ def _check(origin: Origin, target: Path, to: Format) -> list[str]:
     epsilon, encoding = origin.config.layer_norm_epsilon, origin.encoding
     if to in ("openai", "nanogpt", "llmc") and epsilon != _EPSILON:
         raise GPT2JaxError(f"model.layer_norm_epsilon: {epsilon}: should be {_EPSILON}, which {to}'s program has fixed")
-    if to == "llmc" and target.suffix != ".bin":
-        raise GPT2JaxError(f"{target}: llm.c's form is one file: should end in .bin")
+    if to == "llmc" and (target.suffix != ".bin" or target.is_dir()):
+        raise GPT2JaxError(f"{target}: llm.c's form is one file: should end in .bin, and be no folder")
+    gelu = [GELU] if to == "nanogpt" else []
     if to in ("orbax", "huggingface") and encoding is not None:
         return []  # These hold any vocabulary of ours.
     if encoding is None:
-        return [] if to == "orbax" else ["its vocabulary is not known: no files of it were written"]
+        return ["its vocabulary is not known: no files of it were written"] if to in ("huggingface", "openai") else gelu
     held = {"openai": ("gpt2", "bytes"), "nanogpt": ("gpt2", "characters"), "llmc": ("gpt2",)}
-    return [] if encoding.name in held[to] else [f"{to}'s form has no place for a vocabulary of {encoding.name}"]
+    lost = [] if encoding.name in held[to] else [f"{to}'s form has no place for a vocabulary of {encoding.name}"]
+    return [*gelu, *lost]
 
 
 class _Counted(Weights):

@@ -1,9 +1,9 @@
 """Released weights from the web into a cache: resumed, checked, and there whole or not at all."""
 
+import contextlib
 import hashlib
 import http.client
 import os
-import shutil
 import socket
 import time
 import urllib.error
@@ -14,14 +14,22 @@ from typing import Any, BinaryIO, get_args
 
 from gpt2jax import __version__, runtime
 from gpt2jax.errors import GPT2JaxError
+from gpt2jax.files import refuse_if_no_space
 from gpt2jax.progress import Report, bar
 from gpt2jax.weights.released import BASES, Publisher, RemoteFile, files, preset_of
+
+try:
+    import fcntl
+except ImportError:  # Not on Windows: there two downloads at once are not kept apart.
+    fcntl = None  # type: ignore[assignment]
 
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 30
 CHUNK_BYTES = 1 << 20
 
 _NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
+# Answers below 500 that a later attempt may not get: a time-out, and too many requests.
+_PASSING = (408, 429)
 _PAGE = "the server sent a web page instead of the file"
 
 
@@ -88,15 +96,27 @@ def download(
         )
     target = (folder or default_folder()) / publisher / preset
     base = (mirror or mirror_of(publisher)).rstrip("/")
+    if not base.startswith(("http://", "https://")):
+        raise GPT2JaxError(f"mirror: {base!r}: should begin with http:// or https://")
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for file in files(preset, publisher):
-            if not (target / file.name).is_file():
-                with bar(file.name, progress) as report:
-                    _Download(f"{base}/{file.path}", file, target, report).run()
+        with _alone(target.with_name(f".{preset}.lock")):
+            for file in files(preset, publisher):
+                if not (target / file.name).is_file():
+                    with bar(file.name, progress) as report:
+                        _Download(f"{base}/{file.path}", file, target, report).run()
     except OSError as error:
         raise GPT2JaxError(f"{target}: cannot be written ({error.strerror or error})") from None
     return target
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Keeps other processes that want the same files waiting, and finding them there afterwards."""
+    with lock.open("w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class _Download:
@@ -116,29 +136,29 @@ class _Download:
                 self._fetch()
                 break
             except (_BrokenError, *_NETWORK_ERRORS) as error:
-                if isinstance(error, urllib.error.HTTPError) and error.code < 500:
-                    self._discard()
-                    raise GPT2JaxError(f"{self.url}: the server answered {error.code} {error.reason}") from None
-                if attempt == ATTEMPTS:
-                    raise GPT2JaxError(self._gave_up(error)) from None
+                final = isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in _PASSING
+                if final or attempt == ATTEMPTS:
+                    raise GPT2JaxError(self._gave_up(error, attempt)) from None
                 time.sleep(0.5 * attempt)
         self._check()
         os.replace(self.partial, self.path)
         self.version.unlink(missing_ok=True)
 
     def _fetch(self) -> None:
-        """Append what is missing to the partial file."""
+        """Append what is missing to the partial file; an answer that is not the file leaves it as it is."""
         have = self.partial.stat().st_size if self.partial.exists() else 0
         if have and have == self.size:
             return
         headers = {"User-Agent": f"gpt2jax/{__version__}", "Accept-Encoding": "identity"}
-        version = self.version.read_text() if have and self.version.exists() else None
+        version = self.version.read_text(encoding="latin-1") if have and self.version.exists() else None
         if have and version:  # Without knowing which version it is of, a partial file is worth nothing.
             headers |= {"Range": f"bytes={have}-", "If-Range": version}
         redirects = _Redirects()
         opener = urllib.request.build_opener(redirects)
         try:
             response = opener.open(urllib.request.Request(self.url, headers=headers), timeout=TIMEOUT_SECONDS)
+        except ValueError as error:
+            raise GPT2JaxError(f"{self.url}: not an address ({error})") from None
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416:  # It is shorter than what we have: another version.
@@ -151,9 +171,10 @@ class _Download:
                 self._discard()
                 raise _BrokenError("the server resumed at another place")
             have = have if resumed else 0
-            self._refuse_page(response)
+            if response.headers.get_content_type() == "text/html":  # An error page, or one to log in.
+                raise GPT2JaxError(f"{self.url}: {_PAGE}")
             self._learn(response, redirects.headers, have)
-            self._refuse_if_no_space(have)
+            refuse_if_no_space(self.path, (self.size or 0) - have)
             with self.partial.open("ab" if resumed else "wb") as out:
                 for chunk in _chunks(response):
                     self._write(out, chunk)
@@ -170,36 +191,29 @@ class _Download:
             self._discard()
             raise
 
-    def _refuse_page(self, response: Any) -> None:
-        """An error page, or one to log in, that is served with a good status."""
-        if response.headers.get_content_type() == "text/html":
-            self._discard()
-            raise GPT2JaxError(f"{self.url}: {_PAGE}")
-
     def _learn(self, response: Any, redirects: dict[str, str], have: int) -> None:
-        """What the answer's head tells of the whole file."""
-        length = response.headers.get("Content-Length")
-        if length is not None:
+        """What the answer's head tells of the whole file.
+
+        Raises:
+            GPT2JaxError: it has another size than the file that is known, or none and nothing would show its end.
+        """
+        length = response.headers.get("Content-Length", "")
+        if length.isdecimal():
             whole = have + int(length)
             if self.file.size is not None and whole != self.file.size:
-                self._discard()
                 raise GPT2JaxError(f"{self.url}: {whole:,} bytes: should be {self.file.size:,}")
             self.size = whole
-        etag = response.headers.get("ETag")
+        elif self.size is None and not response.chunked:
+            raise GPT2JaxError(f"{self.url}: the server does not say how long the file is: a short one would not show")
+        etag = response.headers.get("ETag", "")
         if etag and not etag.startswith("W/"):
-            self.version.write_text(etag)
+            self.version.write_text(etag, encoding="latin-1")
         else:
             self.version.unlink(missing_ok=True)
         # Hugging Face names a large file by its SHA-256 when it redirects to where the file is.
-        linked = redirects.get("X-Linked-Etag", "").strip('"')
+        linked = redirects.get("x-linked-etag", "").strip('"')
         if self.sha256 is None and len(linked) == 64:
             self.sha256 = linked
-
-    def _refuse_if_no_space(self, have: int) -> None:
-        missing = (self.size or 0) - have
-        free = shutil.disk_usage(self.partial.parent).free
-        if missing > free:
-            raise GPT2JaxError(f"{self.path}: needs {missing:,} bytes more of disk: {free:,} are free")
 
     def _check(self) -> None:
         """Refuse, and remove, a whole file that is not the one wanted."""
@@ -224,14 +238,15 @@ class _Download:
         self.partial.unlink(missing_ok=True)
         self.version.unlink(missing_ok=True)
 
-    def _gave_up(self, error: Exception) -> str:
-        reason = getattr(error, "reason", None) or error
+    def _gave_up(self, error: Exception, attempts: int) -> str:
+        reason: Any = getattr(error, "reason", None) or error
         if isinstance(error, urllib.error.HTTPError):
             reason = f"the server answered {error.code} {error.reason}"
         if isinstance(reason, socket.gaierror):
             reason = f"{reason.strerror}; is there a network?"
+        tried = f" ({attempts} attempts)" if attempts > 1 else ""
         kept = "; run it again to go on from there" if self.partial.exists() and self.version.exists() else ""
-        return f"{self.url}: {reason or type(error).__name__} ({ATTEMPTS} attempts){kept}"
+        return f"{self.url}: {str(reason) or type(reason).__name__}{tried}{kept}"
 
 
 class _BrokenError(Exception):
@@ -245,10 +260,16 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self.headers: dict[str, str] = {}
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        self.headers |= dict(headers.items())
+        self.headers |= {name.lower(): value for name, value in headers.items()}
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _chunks(response: Any) -> Iterator[bytes]:
-    while chunk := response.read(CHUNK_BYTES):
+    while True:
+        try:
+            chunk = response.read(CHUNK_BYTES)
+        except OSError as error:  # Of the connection, whatever it is called: not of the disk.
+            raise _BrokenError(str(error)) from None
+        if not chunk:
+            return
         yield chunk

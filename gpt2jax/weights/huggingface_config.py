@@ -8,6 +8,7 @@ import tiktoken
 
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
+from gpt2jax.files import read_json
 from gpt2jax.tokenizer import end_of_text
 from gpt2jax.weights.arrays import DType
 
@@ -30,12 +31,7 @@ def read(path: Path) -> ModelConfig:
     Raises:
         GPT2JaxError: not readable, or a field asks for what this model does not compute: the first one is named.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise GPT2JaxError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(values, dict):
-        raise GPT2JaxError(f"{path}: {type(values).__name__}: should be an object")
+    values = read_json(path)
 
     def refuse(field: str, allowed: str) -> None:
         raise GPT2JaxError(f"{path}: {field}: {json.dumps(values.get(field))}: should be {allowed}")
@@ -69,8 +65,9 @@ def read(path: Path) -> ModelConfig:
 
 def _dropout(values: dict[str, Any]) -> float:
     """Ours where the three places agree, else none: it matters to training alone, which sets its own."""
-    rates = {values.get(field, 0.1) for field in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
-    return float(rates.pop()) if len(rates) == 1 else 0.0
+    rates = [values.get(field, 0.1) for field in ("resid_pdrop", "embd_pdrop", "attn_pdrop")]
+    rate = rates[0]
+    return float(rate) if isinstance(rate, int | float) and 0 <= rate < 1 and rates == [rate] * 3 else 0.0
 
 
 def config_json(config: ModelConfig, encoding: tiktoken.Encoding | None, dtype: DType) -> str:

@@ -74,5 +74,5 @@ HUGGINGFACE = Layout(lambda parameter: parameter.huggingface, "in,out")
 # Hugging Face's Flax GPT-2 (transformers 4, modeling_flax_gpt2.py, FlaxConv1D).
 FLAX = Layout(_flax, "out,in")
 # nanoGPT kept Hugging Face's names and made its Conv1D a Linear (karpathy/nanoGPT, model.py, from_pretrained).
-NANOGPT = Layout(lambda parameter: f"transformer.{parameter.huggingface}", "out,in")
+NANOGPT = Layout(lambda parameter: parameter.huggingface, "out,in")
 LLMC = Layout(lambda parameter: parameter.llmc + (".{i}" if parameter.stacked else ""), "out,in")

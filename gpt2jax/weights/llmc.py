@@ -1,6 +1,7 @@
 """llm.c's model files: a header of 256 integers, then every parameter, all its layers together (karpathy/llm.c,
 train_gpt2.py, ``write_model``)."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from gpt2jax.weights import vocabulary
 from gpt2jax.weights.arrays import FLOATS, DType, raw
 from gpt2jax.weights.layout import LLMC
 from gpt2jax.weights.mapped import MappedFile, Tensor, first_bytes
-from gpt2jax.weights.weights import ForeignWeights, Origin, Weights, foreign_layer
+from gpt2jax.weights.weights import NO_CHECKSUM, ForeignWeights, Origin, Weights, foreign_layer
 
 MAGIC = 20240326
 HEADER_BYTES = 1024
@@ -43,18 +44,17 @@ def read_llmc(path: Path) -> ForeignWeights:
     except GPT2JaxError as error:
         raise GPT2JaxError(f"{path}: {error}") from None
     dtype = VERSIONS[version]
+    size = HEADER_BYTES + FLOATS[dtype].itemsize * (parameters.count(config) + (rows - n_vocab) * n_embd)
+    if file.size != size:
+        raise GPT2JaxError(f"{path}: {file.size:,} bytes: should be {size:,}: cut short or damaged")
     tensors, at = {}, HEADER_BYTES
     for name, parameter, _ in LLMC.names(config):
         shape = LLMC.shape(parameter, config)
         tensors[name] = _tensor(file, at, dtype, shape)
         stored = (rows, *shape[1:]) if parameter.axes[0] == "vocab" else shape
-        at += int(np.prod(stored, dtype=np.int64)) * FLOATS[dtype].itemsize
-    if file.size != at:
-        raise GPT2JaxError(f"{path}: {file.size:,} bytes: should be {at:,}: cut short or damaged")
+        at += math.prod(stored) * FLOATS[dtype].itemsize
     encoding, note = vocabulary.assumed(n_vocab)
-    notes = ["the format carries no checksum: damage inside the numbers would not be noticed"]
-    notes += [note] if note else []
-    return ForeignWeights(Origin("llmc", str(path), config, encoding, tuple(notes)), LLMC, tensors, [file])
+    return ForeignWeights(Origin("llmc", str(path), config, encoding, (NO_CHECKSUM,), note), LLMC, tensors, [file])
 
 
 def _tensor(file: MappedFile, offset: int, dtype: DType, shape: tuple[int, ...]) -> Tensor:

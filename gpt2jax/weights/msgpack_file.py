@@ -94,7 +94,7 @@ def _read_array(cursor: _Cursor, name: str) -> Tensor:
         shape, dtype = unpacker.unpack(), unpacker.unpack()
         shape, dtype = tuple(int(length) for length in shape), str(dtype)
         cursor.at += unpacker.tell()
-    except (msgpack.UnpackException, ValueError, TypeError) as error:
+    except (msgpack.UnpackException, ValueError, TypeError, OverflowError) as error:
         raise GPT2JaxError(f"{file.path}: {name}: not an array ({error})") from None
     length = cursor.size(_BIN_BYTES, "an array's bytes")
     offset, cursor.at = cursor.at, end

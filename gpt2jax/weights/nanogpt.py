@@ -11,11 +11,11 @@ from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.weights import pickled, vocabulary
 from gpt2jax.weights.arrays import DType
-from gpt2jax.weights.huggingface import PREFIX, strip
+from gpt2jax.weights.huggingface import PREFIX, checked
 from gpt2jax.weights.layout import NANOGPT
 from gpt2jax.weights.mapped import Tensor
 from gpt2jax.weights.torch_file import TorchFile, storage_of, write_torch_file
-from gpt2jax.weights.weights import ForeignWeights, Origin, Weights, check_tensors, foreign_layer
+from gpt2jax.weights.weights import NO_CHECKSUM, ZIP_CHECKSUM, ForeignWeights, Origin, Weights, foreign_layer
 
 CHECKPOINT = "ckpt.pt"
 CHARACTERS = "meta.pkl"
@@ -24,6 +24,11 @@ CHARACTERS = "meta.pkl"
 _COMPILED = "_orig_mod."
 # GPT-2's vocabulary as nanoGPT trains it, padded "up to nearest multiple of 64 for efficiency".
 _PADDED_VOCAB = 50304
+
+GELU = (
+    "nanoGPT computes GELU by the error function, this model by tanh as GPT-2 was trained: the same weights give"
+    " slightly different logits in the two"
+)
 
 _SIZES = {"n_vocab": "vocab_size", "n_ctx": "block_size", "n_embd": "n_embd", "n_head": "n_head", "n_layer": "n_layer"}
 
@@ -43,33 +48,33 @@ def read_nanogpt(path: Path) -> ForeignWeights:
         sizes = {ours: arguments[theirs] for ours, theirs in _SIZES.items()}
         bias, dropout = bool(arguments["bias"]), float(arguments["dropout"])
         named = {str(name).removeprefix(_COMPILED): value for name, value in state.items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise GPT2JaxError(f"{path}: not a checkpoint of nanoGPT's ({type(error).__name__}: {error})") from None
     try:
         config = ModelConfig(dropout=dropout, **sizes)
     except GPT2JaxError as error:
         raise GPT2JaxError(f"{path}: model_args: {error}") from None
-    notes = [
-        "the checksums (CRC-32) of all tensors are compared"
-        if file.checksums
-        else "the format carries no checksum: damage inside the numbers would not be noticed"
-    ]
-    tensors = {PREFIX + name: tensor for name, tensor in strip(file.tensors(named), str(path)).items()}
+    notes = [ZIP_CHECKSUM if file.checksums else NO_CHECKSUM, GELU]
+    tensors = file.tensors(named)
     if not bias:
         notes.append("it has no biases: they are 0")
-        tensors |= _zero_biases(config)
-    check_tensors(tensors, NANOGPT, config, str(path))
+        tensors |= _zero_biases(config, tensors, path)
+    tensors = checked(tensors, NANOGPT, config, str(path))
     if config.n_vocab == _PADDED_VOCAB:
         notes.append(f"of {_PADDED_VOCAB:,} rows of the vocabulary, 47 stand for no token: they are left out")
         config = ModelConfig(dropout=dropout, **sizes | {"n_vocab": 50257})
-        table = tensors["transformer.wte.weight"]
-        tensors["transformer.wte.weight"] = Tensor(table.dtype, (50257, *table.shape[1:]), lambda: table.read()[:50257])
+        table = tensors["wte.weight"]
+        tensors["wte.weight"] = Tensor(table.dtype, (50257, *table.shape[1:]), lambda: table.read()[:50257])
     encoding, note = _vocabulary(path.parent / CHARACTERS, config.n_vocab)
-    notes += [note] if note else []
-    return ForeignWeights(Origin("nanogpt", str(path), config, encoding, tuple(notes)), NANOGPT, tensors, [file.file])
+    origin = Origin("nanogpt", str(path), config, encoding, tuple(notes), note)
+    return ForeignWeights(origin, NANOGPT, tensors, [file.file])
 
 
-def _zero_biases(config: ModelConfig) -> dict[str, Tensor]:
+def _zero_biases(config: ModelConfig, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    there = [name for name in tensors if name.endswith(".bias") and not name.endswith(".attn.bias")]
+    if there:
+        raise GPT2JaxError(f"{path}: model_args: bias: False, but it holds {', '.join(there)}")
+
     def zeros(shape: tuple[int, ...]) -> Tensor:
         return Tensor("float32", shape, lambda: np.zeros(shape, np.float32))
 
@@ -87,7 +92,7 @@ def _vocabulary(meta: Path, n_vocab: int) -> tuple[tiktoken.Encoding | None, str
         value = pickled.load(file, str(meta))
     try:
         alphabet = "".join(value["itos"][token] for token in range(n_vocab))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, IndexError) as error:
         raise GPT2JaxError(f"{meta}: not a vocabulary of {n_vocab:,} characters ({error})") from None
     return tokenizer.characters(alphabet), None
 
@@ -100,7 +105,7 @@ def write_nanogpt(weights: Weights, folder: Path, dtype: DType) -> None:
     config, encoding = weights.config, weights.origin.encoding
     rows = [(str(key), *row) for key, row in enumerate(NANOGPT.names(config))]
     state: dict[str, Any] = {
-        name: storage_of(key, dtype, NANOGPT.shape(parameter, config)) for key, name, parameter, _ in rows
+        PREFIX + name: storage_of(key, dtype, NANOGPT.shape(parameter, config)) for key, name, parameter, _ in rows
     }
     state["lm_head.weight"] = state["transformer.wte.weight"]  # One storage, two names, as torch has it.
     arguments = {theirs: getattr(config, ours) for ours, theirs in _SIZES.items()}

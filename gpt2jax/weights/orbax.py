@@ -12,8 +12,8 @@ from gpt2jax.config import ModelConfig
 from gpt2jax.parameters import Parameter, Params
 from gpt2jax.partition import Partition
 from gpt2jax.progress import Report
-from gpt2jax.weights.arrays import FLOATS, DType
-from gpt2jax.weights.weights import Origin, Weights, unpadded
+from gpt2jax.weights.arrays import FLOATS, DType, count_non_finite, in_dtype, warn_of_non_finite
+from gpt2jax.weights.weights import NO_CHECKSUM, Origin, Weights, unpadded
 
 
 class StoredWeights(Weights):
@@ -28,8 +28,8 @@ class StoredWeights(Weights):
         folder, step = checkpoint.find(path)
         self.path = folder / str(step)
         meta = checkpoint.read_meta(self.path)
-        notes = ("the format carries no checksum: damage inside the numbers would not be noticed",)
-        self.origin = Origin("orbax", str(self.path), meta.model, meta.encoding, notes)
+        unknown = None if meta.encoding else "the checkpoint does not say which vocabulary its tokens are of"
+        self.origin = Origin("orbax", str(self.path), meta.model, meta.encoding, (NO_CHECKSUM,), unknown)
         self._lock = threading.Lock()
         self._held: tuple[str, np.ndarray] | None = None
 
@@ -51,6 +51,10 @@ class StoredWeights(Weights):
             place.params(),
         )
         params = checkpoint.restore_params(self.path, abstract)
+        for row in parameters.TABLE:
+            leaf = parameters.at(params, row)
+            count = sum(count_non_finite(np.asarray(piece.data)) for piece in leaf.addressable_shards)
+            warn_of_non_finite({"": count}, in_dtype(row.path, dtype), self.origin.where)
         total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
         report(total, total)
         return params

@@ -6,7 +6,9 @@ for torch's and only note their arguments; any other name is refused.
 
 import collections
 import dataclasses
+import io
 import pickle
+import pickletools
 import struct
 from typing import Any, BinaryIO
 
@@ -62,21 +64,33 @@ class PickledTensor:
             raise GPT2JaxError(f"{where}: {name}: reaches outside its storage: damaged")
 
 
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> PickledTensor:
-    if not isinstance(storage, Storage):
-        raise pickle.UnpicklingError("a tensor without a storage")
-    return PickledTensor(storage, offset, tuple(shape), tuple(stride))
+class _Rebuild:
+    """Stands for a function of torch's. Not a function of ours: a pickle could set attributes of that."""
+
+    __slots__ = ()
 
 
-def _rebuild_parameter(data: Any, *_: Any) -> Any:
-    return data
+class _RebuildTensor(_Rebuild):
+    def __call__(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> PickledTensor:
+        if not isinstance(storage, Storage):
+            raise pickle.UnpicklingError("a tensor without a storage")
+        return PickledTensor(storage, offset, tuple(shape), tuple(stride))
+
+    __slots__ = ()
+
+
+class _RebuildParameter(_Rebuild):
+    def __call__(self, data: Any, *_: Any) -> Any:
+        return data
+
+    __slots__ = ()
 
 
 _NAMES: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_tensor"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
     ("torch", "Size"): tuple,
     **{("torch", name): dtype for name, dtype in STORAGES.items()},
 }
@@ -102,7 +116,7 @@ class _Unpickler(pickle.Unpickler):
                 _,
                 int(count),
                 None,
-            ):
+            ) if dtype in _STORAGE_CLASSES:
                 return Storage(dtype, key, count)
         raise pickle.UnpicklingError("a reference to something else than a storage")
 
@@ -113,14 +127,28 @@ def load(file: BinaryIO, where: str) -> Any:
     Raises:
         GPT2JaxError: damaged, or it holds something else than tensors and plain values.
     """
-    unpickler = _Unpickler(file, encoding="utf-8")
-    unpickler.where = where
     try:
+        unpickler = _Unpickler(io.BytesIO(_one_pickle(file)), encoding="utf-8")
+        unpickler.where = where
         return unpickler.load()
     except GPT2JaxError:
         raise
     except Exception as error:  # A damaged pickle can end in nearly any of them.
-        raise GPT2JaxError(f"{where}: its pickle cannot be read ({error or type(error).__name__})") from None
+        raise GPT2JaxError(f"{where}: its pickle cannot be read ({str(error) or type(error).__name__})") from None
+
+
+def _one_pickle(file: BinaryIO) -> bytes:
+    """The bytes of the pickle at the position of ``file``, up to its end.
+
+    Its opcodes are looked through first: a few bytes can ask the unpickler for gigabytes of memo.
+    """
+    start = file.tell()
+    for opcode, argument, position in pickletools.genops(file):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(str(argument)) > (position or 0):
+            raise pickle.UnpicklingError(f"memo entry {argument} at byte {position}")
+    end = file.tell()
+    file.seek(start)
+    return file.read(end - start)
 
 
 def dump(value: Any) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpt2jax.errors import GPT2JaxError
+from gpt2jax.files import parse_json
 from gpt2jax.weights.arrays import FLOATS, DType, raw
 from gpt2jax.weights.mapped import MappedFile, Tensor
 
@@ -32,15 +33,15 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], MappedFile]:
     size = int.from_bytes(file.bytes(0, 8).tobytes(), "little")
     if size > min(MAX_HEADER_BYTES, file.size - 8):
         raise GPT2JaxError(f"{path}: {file.size:,} bytes, of which {size:,} header: cut short, or no safetensors")
+    header = parse_json(file.bytes(8, size).tobytes(), f"{path}: its header")
     try:
-        header = json.loads(file.bytes(8, size).tobytes())
         header.pop("__metadata__", None)
         rows = {}
         for name, row in header.items():
             start, stop = map(int, row["data_offsets"])
             rows[name] = (str(row["dtype"]), tuple(map(int, row["shape"])), start, stop)
         end = max((stop for _, _, _, stop in rows.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise GPT2JaxError(f"{path}: its header cannot be read ({error}): damaged") from None
     if 8 + size + end != file.size:
         raise GPT2JaxError(f"{path}: {file.size:,} bytes: should be {8 + size + end:,}: cut short or damaged")

@@ -12,7 +12,7 @@ from gpt2jax.errors import GPT2JaxError, nearest
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition, make_mesh
 from gpt2jax.weights.download import cached, download
-from gpt2jax.weights.huggingface import is_huggingface, read_huggingface
+from gpt2jax.weights.huggingface import is_huggingface, is_weights_file, read_huggingface
 from gpt2jax.weights.llmc import is_llmc, read_llmc
 from gpt2jax.weights.nanogpt import CHECKPOINT, read_nanogpt
 from gpt2jax.weights.openai import is_openai, read_openai
@@ -56,6 +56,8 @@ def open_weights(source: str | Path) -> Weights:
     Raises:
         GPT2JaxError: nothing there is a GPT-2, or it is damaged.
     """
+    if not str(source):
+        raise GPT2JaxError("model: '': should be a path or a name")
     path = Path(source)
     if path.is_dir():
         return _open_folder(path)
@@ -88,10 +90,12 @@ def _open_file(path: Path) -> Weights:
         return read_llmc(path)
     if path.suffix == ".pt" and is_torch_file(path):
         return read_nanogpt(path)
-    # One file of a folder stands for the folder, which says what model it is.
-    if is_openai(path.parent) or is_huggingface(path.parent):
-        return _open_folder(path.parent)
+    # What model it is, is said beside it.
+    if path.suffix == ".index" and is_openai(path.parent):
+        return read_openai(path.parent, path)
+    if is_weights_file(path) and is_huggingface(path.parent):
+        return read_huggingface(path.parent, path)
     raise GPT2JaxError(
-        f"{path}: not a file of GPT-2 weights: should be llm.c's .bin, nanoGPT's .pt, or beside a config.json or"
-        " hparams.json"
+        f"{path}: not a file of GPT-2 weights: should be llm.c's .bin, nanoGPT's .pt, Hugging Face's beside a"
+        " config.json, or OpenAI's .index beside a hparams.json"
     )

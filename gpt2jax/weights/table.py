@@ -8,8 +8,7 @@ a masked CRC-32C.
 from collections.abc import Iterator
 from pathlib import Path
 
-import google_crc32c
-import numpy as np
+import crc32c
 
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.weights.mapped import MappedFile
@@ -23,12 +22,9 @@ RESTART_INTERVAL = 16
 Entry = tuple[bytes, bytes]
 
 
-def masked_crc(data: bytes | np.ndarray) -> int:
+def masked_crc(data: bytes | memoryview) -> int:
     """CRC-32C, rotated and moved, as LevelDB stores it: a checksum of data that holds checksums would be weak."""
-    if isinstance(data, np.ndarray):
-        data = data.view()
-        data.flags.writeable = False  # The package takes read-only buffers alone.
-    crc = google_crc32c.value(data)
+    crc = crc32c.crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 

@@ -5,6 +5,7 @@ was a row of pickles with the storages after them; Hugging Face's oldest uploads
 """
 
 import collections
+import io
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -59,22 +60,23 @@ class TorchFile:
                 if main is None:
                     raise GPT2JaxError(f"{self.path}: no data.pkl in it: not a file of torch.save")
                 root = main.removesuffix("data.pkl")
+                for name, entry in entries.items():
+                    if name.startswith(root) and entry.compress_type != zipfile.ZIP_STORED:
+                        raise GPT2JaxError(f"{self.path}: {name} is compressed: should be stored as it is")
+                    if name.startswith(root + "data/"):
+                        self._note_entry(name.removeprefix(root + "data/"), entry)
                 order = entries.get(root + "byteorder")
                 if order and archive.read(order) != b"little":
                     raise GPT2JaxError(f"{self.path}: big-endian: should be little-endian")
-                for name, entry in entries.items():
-                    if name.startswith(root + "data/"):
-                        self._note_entry(name.removeprefix(root + "data/"), entry)
-                with archive.open(main) as file:
-                    value = pickled.load(file, str(self.path))  # type: ignore[arg-type]
-        except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-            raise GPT2JaxError(f"{self.path}: cut short or damaged ({error})") from None
+                value = pickled.load(io.BytesIO(archive.read(main)), str(self.path))
+        except GPT2JaxError:
+            raise
+        except Exception as error:  # A damaged directory can end in nearly any of them.
+            raise GPT2JaxError(f"{self.path}: cut short or damaged ({str(error) or type(error).__name__})") from None
         self.checksums = True
         return value
 
     def _note_entry(self, key: str, entry: zipfile.ZipInfo) -> None:
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise GPT2JaxError(f"{self.path}: {entry.filename} is compressed: should be stored as it is")
         # The directory at the file's end does not say how long the header before the data is.
         header = self.file.bytes(entry.header_offset, 30).tobytes()
         extra = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
@@ -90,7 +92,7 @@ class TorchFile:
         if not isinstance(system, dict) or not system.get("little_endian"):
             raise GPT2JaxError(f"{self.path}: big-endian: should be little-endian")
         sizes = {tensor.storage.key: tensor.storage for tensor in _tensors_in(value)}
-        for key in keys:
+        for key in map(str, keys):
             if key not in sizes:
                 raise GPT2JaxError(f"{self.path}: storage {key} belongs to no tensor: damaged")
             count = int.from_bytes(self.file.bytes(at, 8).tobytes(), "little")
@@ -144,14 +146,15 @@ class TorchFile:
 
 
 def _tensors_in(value: Any) -> Iterable[PickledTensor]:
-    if isinstance(value, PickledTensor):
-        yield value
-    elif isinstance(value, dict):
-        for entry in value.values():
-            yield from _tensors_in(entry)
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            yield from _tensors_in(entry)
+    """Every tensor in nested dicts, lists and tuples, which may hold each other."""
+    stack, seen = [value], set()
+    while stack:
+        item = stack.pop()
+        if isinstance(item, PickledTensor):
+            yield item
+        elif isinstance(item, dict | list | tuple) and id(item) not in seen:
+            seen.add(id(item))
+            stack.extend(item.values() if isinstance(item, dict) else item)
 
 
 def write_torch_file(path: Path, value: Any, arrays: Iterable[tuple[str, np.ndarray]]) -> None:

@@ -14,8 +14,9 @@ import tiktoken
 
 from gpt2jax import tokenizer
 from gpt2jax.errors import GPT2JaxError
+from gpt2jax.files import parse_json
 
-# Of OpenAI's encoder.json, which a tenth of a second of comparing tokens would come to as well.
+# Of OpenAI's encoder.json: a file that has it need not be compared token by token.
 ENCODER_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 MERGES_HEAD = "#version: 0.2\n"
 
@@ -137,12 +138,12 @@ def read(folder: Path, n_vocab: int) -> tuple[tiktoken.Encoding | None, str | No
         text = path.read_bytes()
         if n_vocab == tokenizer.gpt2().n_vocab and hashlib.sha256(text).hexdigest() == ENCODER_SHA256:
             return tokenizer.gpt2(), None
-        tokens = json.loads(text.decode("utf-8"))
+        tokens = parse_json(text, str(path))
         if name == "tokenizer.json":
             by_bytes = tokens["pre_tokenizer"] is not None
             tokens = tokens["model"]["vocab"] | {entry["content"]: entry["id"] for entry in tokens["added_tokens"]}
         tokens = {str(token): int(number) for token, number in tokens.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise GPT2JaxError(f"{path}: cannot be read as a vocabulary ({error})") from None
     if len(tokens) != n_vocab:
         return None, f"{path} has {len(tokens):,} tokens and the model {n_vocab:,}: {_NUMBERS_ONLY}"

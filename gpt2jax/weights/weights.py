@@ -5,11 +5,12 @@ one layer in memory, and any format is loaded straight to the shards of any mesh
 """
 
 import abc
+import collections
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -21,7 +22,16 @@ from gpt2jax.errors import GPT2JaxError
 from gpt2jax.parameters import Parameter, Params
 from gpt2jax.partition import Partition
 from gpt2jax.progress import Report, bar
-from gpt2jax.weights.arrays import FLOATS, DType, aligned_empty, contiguous, copy, count_non_finite, warn_of_non_finite
+from gpt2jax.weights.arrays import (
+    FLOATS,
+    DType,
+    aligned_empty,
+    contiguous,
+    copy,
+    count_non_finite,
+    in_dtype,
+    warn_of_non_finite,
+)
 from gpt2jax.weights.layout import Layout
 from gpt2jax.weights.mapped import MappedFile, Tensor
 
@@ -30,6 +40,9 @@ READERS = 4
 
 # First and last, exclusive, of each axis of an array.
 Ranges = tuple[tuple[int, int], ...]
+
+NO_CHECKSUM = "the format carries no checksum: damage inside the numbers would not be noticed"
+ZIP_CHECKSUM = "the checksums (CRC-32) of all tensors are compared"
 
 Format = Literal["orbax", "huggingface", "openai", "nanogpt", "llmc"]
 
@@ -46,6 +59,11 @@ class Origin:
     """None where the source does not say which vocabulary its tokens are of."""
     notes: tuple[str, ...] = ()
     """What a user should know of how they were read: no checksum, rows left out."""
+    vocabulary_note: str | None = None
+    """Why the encoding is what it is, where that is not plain."""
+
+    def all_notes(self) -> tuple[str, ...]:
+        return self.notes if self.vocabulary_note is None else (*self.notes, self.vocabulary_note)
 
 
 class Weights(abc.ABC):
@@ -77,17 +95,19 @@ class Weights(abc.ABC):
             nonlocal done
             shape = parameters.shape(parameter, config)
             filled: dict[Ranges, np.ndarray] = {}
+            counts: collections.Counter[int] = collections.Counter()
 
             def shard(index: tuple[slice, ...] | None) -> np.ndarray:
                 slices = index or (slice(None),) * len(shape)
                 ranges = tuple(part.indices(size)[:2] for part, size in zip(slices, shape, strict=True))
                 if ranges not in filled:  # Devices that hold the same shard share one reading.
-                    filled[ranges] = _fill(self, parameter, ranges, dtype, readers)
+                    filled[ranges] = _fill(self, parameter, ranges, dtype, readers, counts)
                 return filled[ranges]
 
             sharding = place.sharding(*parameter.axes)
             array = jax.make_array_from_callback(shape, sharding, shard, dtype=FLOATS[dtype])
             self.release()
+            warn_of_non_finite(_by_layer(parameter, counts), in_dtype(parameter.path, dtype), self.origin.where)
             done += math.prod(shape)
             report(done * width, total * width)
             return array
@@ -125,9 +145,7 @@ class HeldWeights(Weights):
     params: Params
 
     def read(self, parameter: Parameter, layer: int) -> np.ndarray:
-        leaf: Any = self.params
-        for key in parameter.path.split("/"):
-            leaf = leaf[key]
+        leaf = parameters.at(self.params, parameter)
         return unpadded(np.asarray(leaf[layer] if parameter.stacked else leaf), parameter, self.config)
 
 
@@ -139,16 +157,14 @@ def unpadded(array: np.ndarray, parameter: Parameter, config: ModelConfig) -> np
 def foreign_layer(weights: Weights, layout: Layout, parameter: Parameter, layer: int, dtype: DType) -> np.ndarray:
     """One layer of a parameter as a foreign tensor of ``dtype``, contiguous, to be written."""
     native = weights.read(parameter, layer)
-    name, where = layer_name(parameter, layer), weights.origin.where
-    warn_of_non_finite(count_non_finite(native), name, where)
     array = contiguous(layout.to_foreign(native, parameter, weights.config), dtype)
-    if array.itemsize < native.itemsize:
-        warn_of_non_finite(count_non_finite(array), f"{name} in {dtype}", where)
+    counts = collections.Counter({layer: count_non_finite(array)})
+    warn_of_non_finite(_by_layer(parameter, counts), in_dtype(parameter.path, dtype), weights.origin.where)
     return array
 
 
-def layer_name(parameter: Parameter, layer: int) -> str:
-    return f"{parameter.path} of layer {layer}" if parameter.stacked else parameter.path
+def _by_layer(parameter: Parameter, counts: Mapping[int, int]) -> dict[str, int]:
+    return {f"layer {layer}" if parameter.stacked else "": count for layer, count in sorted(counts.items())}
 
 
 def check_tensors(tensors: Mapping[str, Tensor], layout: Layout, config: ModelConfig, where: str) -> None:
@@ -218,9 +234,17 @@ def check_same_model(config: ModelConfig, origin: Origin) -> None:
 
 
 def _fill(
-    weights: Weights, parameter: Parameter, ranges: Ranges, dtype: DType, readers: ThreadPoolExecutor
+    weights: Weights,
+    parameter: Parameter,
+    ranges: Ranges,
+    dtype: DType,
+    readers: ThreadPoolExecutor,
+    counts: collections.Counter[int],
 ) -> np.ndarray:
-    """One shard: the given range of each axis of a parameter; rows that pad the vocabulary are 0."""
+    """One shard: the given range of each axis of a parameter; rows that pad the vocabulary are 0.
+
+    ``counts`` gets, by layer, how many values are not finite.
+    """
     out = aligned_empty(tuple(stop - start for start, stop in ranges), dtype)
     inner = tuple(slice(*part) for part in ranges[int(parameter.stacked) :])
     layers = range(*ranges[0]) if parameter.stacked else range(1)
@@ -238,5 +262,5 @@ def _fill(
 
     jobs = [(layer, block) for layer in layers for block in range(blocks)]
     for (layer, _), count in zip(jobs, readers.map(read, jobs), strict=True):
-        warn_of_non_finite(count, layer_name(parameter, layer), weights.origin.where)
+        counts[layer] += count
     return out

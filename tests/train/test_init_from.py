@@ -60,6 +60,9 @@ def test_a_run_goes_on_from_its_own_checkpoint_without_them(corpus: str, tmp_pat
     shutil.rmtree(source)
     assert same(train(make(corpus, tmp_path / "halves", source, 1e-3, steps=4)).params, whole.params)
     assert not same(whole.params, WEIGHTS.params)
+    other = write(WEIGHTS, tmp_path, "openai")
+    with pytest.raises(GPT2JaxError, match=r"training\.init_from: .*openai: .* has a checkpoint of step 4 already"):
+        train(make(corpus, tmp_path / "halves", other, 1e-3, steps=6))
     # The run is itself something to start from.
     again = train(make(corpus, tmp_path / "again", tmp_path / "whole"))
     assert same(again.params, whole.params)

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +18,12 @@ from safetensors.numpy import load_file, save_file
 
 from gpt2jax.errors import GPT2JaxError, GPT2JaxWarning
 from gpt2jax.weights import pickled
+from gpt2jax.weights.convert import convert
 from gpt2jax.weights.mapped import MappedFile
 from gpt2jax.weights.safetensors_file import write_safetensors
 from gpt2jax.weights.sources import load, open_weights
 from gpt2jax.weights.table import BLOCK_BYTES, Reader, encode_table, masked_crc, read_table
-from gpt2jax.weights.torch_file import write_torch_file
+from gpt2jax.weights.torch_file import storage_of, write_torch_file
 from tests.helpers import TINY
 from tests.weights.helpers import FIXTURES, GOLDEN, copied, flip, held, params_of, reference, same, write
 
@@ -96,15 +98,24 @@ def test_values_that_are_not_finite_warn_by_name(tmp_path: Path) -> None:
         load(folder)
     assert [str(warning.message).removeprefix(f"{folder}: ") for warning in caught] == [
         "wte: 1 of its values are NaN or infinite",
-        "h/mlp/c_fc/kernel of layer 1: 2 of its values are NaN or infinite",
+        "h/mlp/c_fc/kernel: 2 of its values are NaN or infinite (layer 1)",
     ]
 
 
 def test_what_leaves_the_range_of_float16_warns(tmp_path: Path) -> None:
     weights = held(TINY)
     weights.params["ln_f"]["scale"] = weights.params["ln_f"]["scale"].at[0].set(1e6)
+    for to in ("huggingface", "orbax"):
+        with pytest.warns(GPT2JaxWarning, match="memory: ln_f/scale in float16: 1 of its values"):
+            write(weights, tmp_path, to, dtype="float16")
+    stored = write(weights, tmp_path / "float32", "orbax")
     with pytest.warns(GPT2JaxWarning, match="ln_f/scale in float16: 1 of its values"):
-        write(weights, tmp_path, "huggingface", dtype="float16")
+        convert(open_weights(stored), tmp_path / "again", "orbax", "float16", progress=False)
+    weights.params["ln_f"]["scale"] = weights.params["ln_f"]["scale"].at[0].set(np.nan)
+    with pytest.warns(GPT2JaxWarning, match="ln_f/scale: 1 of its values"):
+        stored = write(weights, tmp_path / "nan", "orbax")
+    with pytest.warns(GPT2JaxWarning, match="ln_f/scale: 1 of its values"):
+        load(stored)
 
 
 # Files cut short, and flipped bits.
@@ -272,6 +283,74 @@ def test_a_tensor_cannot_reach_outside_its_storage(offset: Any, shape: Any, stri
         pickled.PickledTensor(storage, offset, shape, stride).check("w", "here")
 
 
+def test_a_pickle_can_change_nothing_of_this_package() -> None:
+    """BUILD sets attributes of what a pickle names."""
+    for name in (b"_rebuild_tensor_v2", b"_rebuild_parameter"):
+        program = b"\x80\x02ctorch._utils\n" + name + b"\n}(X\x01\x00\x00\x00aK\x01ub."
+        with pytest.raises(GPT2JaxError, match="cannot be read"):
+            pickled.load(io.BytesIO(program), "here")
+
+
+def test_a_pickle_cannot_ask_for_gigabytes(tmp_path: Path) -> None:
+    with pytest.raises(GPT2JaxError, match="memo entry 2147483647"):
+        pickled.load(io.BytesIO(b"\x80\x02]r\xff\xff\xff\x7f."), "here")
+    folder = copied(GOLDEN / "zip", tmp_path)
+    with zipfile.ZipFile(folder / "pytorch_model.bin", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("pytorch_model/data.pkl", pickle.dumps("x" * 10_000_000, 2))
+    assert "pytorch_model/data.pkl is compressed" in refusal(folder)
+
+
+def test_storages_must_be_of_a_known_dtype_and_as_long_as_their_file(tmp_path: Path) -> None:
+    folder = copied(GOLDEN / "safetensors", tmp_path)
+    (folder / "model.safetensors").unlink()
+    state = {"wte.weight": storage_of("0", "float32", (20, 8))}
+    write_torch_file(folder / "pytorch_model.bin", state, [("0", np.zeros(159, np.float32))])
+    assert "its storage has 636 bytes: should be 640" in refusal(folder)
+    write_torch_file(folder / "pytorch_model.bin", state, [("1", np.zeros(160, np.float32))])
+    assert "its storage 0 is missing" in refusal(folder)
+    garbage = b"\x80\x02(X\x07\x00\x00\x00storageX\x07\x00\x00\x00garbageX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ."
+    with pytest.raises(GPT2JaxError, match="a reference to something else than a storage"):
+        pickled.load(io.BytesIO(garbage), "here")
+
+
+def complaint(folder: Path) -> str:
+    """What loading refuses with; nothing when it loads."""
+    try:
+        load(folder)
+    except GPT2JaxError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", ["zip", "nanogpt", "legacy", "flax", "safetensors", "tf_sharded"])
+def test_no_flipped_bit_ends_in_anything_but_one_line(tmp_path: Path, name: str) -> None:
+    """Whatever byte of whatever file is damaged: it loads (where there is no checksum), or is refused."""
+    folder = copied(GOLDEN / name, tmp_path)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        raw = path.read_bytes()
+        for _ in range(60):
+            damaged = bytearray(raw)
+            damaged[rng.integers(len(raw))] ^= 1 << rng.integers(8)
+            path.write_bytes(damaged)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", GPT2JaxWarning)
+                line = complaint(folder)
+            assert "\n" not in line
+            refused += bool(line)
+        path.write_bytes(raw)
+    assert refused > 10
+    load(folder)
+
+
+def test_a_number_of_layers_from_a_damaged_file_is_refused_at_once(tmp_path: Path) -> None:
+    path = write(held(TINY), tmp_path, "llmc")
+    raw = path.read_bytes()
+    path.write_bytes(raw[:16] + (30_000_000).to_bytes(4, "little") + raw[20:])
+    assert "model.n_layer: 30000000: should be less than or equal to 10000" in refusal(path)
+
+
 # Structures that are not what they should be.
 
 
@@ -327,13 +406,15 @@ def test_an_index_of_shards_names_files_beside_it_and_what_is_in_them(tmp_path: 
         index.write_text(json.dumps({"weight_map": changed}))
         assert message in refusal(folder)
     index.write_text("[]")
+    assert "holds a list: should be an object" in refusal(folder)
+    index.write_text("{}")
     assert "cannot be read as an index" in refusal(folder)
 
 
 def test_folders_that_hold_no_model_say_what_is_missing(tmp_path: Path) -> None:
     assert "holds no GPT-2" in refusal(tmp_path)
     (tmp_path / "hparams.json").write_text('{"n_vocab": 20}')
-    assert "hparams.json: n_ctx: missing" in refusal(tmp_path)
+    assert "hparams.json: n_ctx, n_embd, n_head, n_layer: missing" in refusal(tmp_path)
     sizes = {"n_vocab": 20, "n_ctx": 8, "n_embd": 8, "n_head": 3, "n_layer": 2}
     (tmp_path / "hparams.json").write_text(json.dumps(sizes))
     assert "should be a multiple of model.n_head (3)" in refusal(tmp_path)
@@ -341,6 +422,9 @@ def test_folders_that_hold_no_model_say_what_is_missing(tmp_path: Path) -> None:
     assert "no file named checkpoint, and 0 .index files" in refusal(tmp_path)
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/elsewhere/model-7"')
     assert f"{tmp_path / 'model-7.index'}: cannot be read" in refusal(tmp_path)
+    for damaged in (b"\xff\xfe", b'model_checkpoint_path: "a\0b"'):
+        (tmp_path / "checkpoint").write_bytes(damaged)
+        assert "names no model_checkpoint_path" in refusal(tmp_path)
     assert "no weights: should hold one of model.safetensors" in refusal(_only_config(tmp_path / "hf"))
     assert "nearest: gpt2" in refusal(Path("gpt3"))
     (tmp_path / "a.txt").write_text("text")
@@ -369,5 +453,11 @@ def test_nanogpts_checkpoint_must_be_one(tmp_path: Path) -> None:
     }
     write_torch_file(tmp_path / "ckpt.pt", {"model": {"a": 3}, "model_args": arguments}, [])
     assert "a is a int: should be tensors" in refusal(tmp_path)
+    write_torch_file(tmp_path / "ckpt.pt", {"model": {}, "model_args": arguments | {"dropout": 10**400}}, [])
+    assert "not a checkpoint of nanoGPT's (OverflowError" in refusal(tmp_path)
+    state = {"transformer.ln_f.bias": storage_of("0", "float32", (8,))}
+    contradiction = {"model": state, "model_args": arguments | {"bias": False}}
+    write_torch_file(tmp_path / "ckpt.pt", contradiction, [("0", np.zeros(8, np.float32))])
+    assert "bias: False, but it holds transformer.ln_f.bias" in refusal(tmp_path)
     write_torch_file(tmp_path / "ckpt.pt", {"model": {}, "model_args": arguments | {"n_head": 3}}, [])
     assert "model_args: model.n_embd: 8: should be a multiple of model.n_head (3)" in refusal(tmp_path)

@@ -1,6 +1,8 @@
 """Downloads from a server of our own that misbehaves in every way that a real one has."""
 
 import hashlib
+import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,10 +47,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(int(fault or 404))
             return
         etag = f'"{hashlib.md5(body).hexdigest()}"'
-        if fault == "redirect":
+        if fault in ("redirect", "REDIRECT"):
             self.send_response(302)
             self.send_header("Location", f"{self.server.url}/cdn{self.path}")
-            self.send_header("X-Linked-Etag", f'"{hashlib.sha256(body).hexdigest()}"')
+            name = "X-Linked-Etag" if fault == "redirect" else "X-LINKED-ETAG"
+            self.send_header(name, f'"{hashlib.sha256(body).hexdigest()}"')
             self.end_headers()
             return
         if fault in ("page", "hidden page"):
@@ -67,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(200)
         self.send_header("Content-Type", "text/html" if fault == "page" else "application/octet-stream")
         if fault != "no length":
-            self.send_header("Content-Length", str(len(body) - start))
+            self.send_header("Content-Length", "many" if fault == "odd length" else str(len(body) - start))
         self.send_header("ETag", etag)
         self.end_headers()
         if fault == "cut":  # The connection ends in the middle.
@@ -79,6 +82,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     """Serves the golden model as OpenAI's gpt2, which is small then, and nothing waits."""
     monkeypatch.setenv("GPT2JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
     with Server() as server:
         sources = sorted(path for path in (FIXTURES / "openai_tf_tiny").iterdir() if path.suffix != ".npz")
@@ -158,6 +162,26 @@ def test_a_file_that_changed_meanwhile_is_taken_from_its_start(server: Server, t
     assert (tmp_path / "openai" / "gpt2" / DATA).read_bytes() == old
 
 
+def test_a_page_to_log_in_costs_nothing_that_was_fetched(server: Server, tmp_path: Path) -> None:
+    assert "web page" in refusal(server, tmp_path, "cut", "page")
+    server.requests.clear()
+    fetch(server, tmp_path)
+    assert [range_ for _, range_ in server.requests] == [f"bytes={len(server.files[f'/124M/{DATA}']) // 2}-"]
+
+
+def test_two_downloads_at_once_become_one(server: Server, tmp_path: Path) -> None:
+    def work() -> None:
+        download("gpt2", folder=tmp_path, mirror=server.url, progress=False)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(path for path, _ in server.requests) == sorted(server.files)
+    assert same(params_of(tmp_path / "openai" / "gpt2"), params_of(FIXTURES / "openai_tf_tiny"))
+
+
 @pytest.mark.parametrize("fault", ["whole again", "wrong range"])
 def test_a_server_that_does_not_resume_is_no_harm(server: Server, tmp_path: Path, fault: str) -> None:
     fetch(server, tmp_path, "cut", fault)
@@ -175,6 +199,9 @@ def test_a_server_that_does_not_resume_is_no_harm(server: Server, tmp_path: Path
         (["403"], "the server answered 403"),
         (["500", "500", "500"], "the server answered 500 Internal Server Error (3 attempts)"),
         (["cut", "500", "500"], "run it again to go on from there"),
+        # What has been fetched outlives an answer that is not the file.
+        (["cut", "404"], "the server answered 404 Not Found (2 attempts); run it again"),
+        (["cut", "429", "408"], "the server answered 408 Request Timeout (3 attempts); run it again"),
     ],
 )
 def test_what_is_not_the_file_is_one_line_and_no_file(
@@ -195,7 +222,10 @@ def test_a_page_is_known_where_nothing_else_is(server: Server, tmp_path: Path, m
     server.faults = ["hidden page"]
     with pytest.raises(GPT2JaxError, match="web page instead of the file"):
         download("gpt2", folder=tmp_path, mirror=server.url, progress=False)
-    server.faults = ["no length"]
+    for fault in ("no length", "odd length"):
+        server.faults = [fault]
+        with pytest.raises(GPT2JaxError, match="does not say how long the file is"):
+            download("gpt2", folder=tmp_path, mirror=server.url, progress=False)
     folder = download("gpt2", folder=tmp_path, mirror=server.url, progress=False)
     assert (folder / "a").read_bytes() == server.files["/124M/checkpoint"]
 
@@ -204,9 +234,10 @@ def test_hugging_faces_hash_is_read_from_its_redirect(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "files", lambda preset, publisher: [RemoteFile("a", "124M/checkpoint")])
-    server.faults = ["redirect", "other bytes"]
-    with pytest.raises(GPT2JaxError, match=r"sha256 .*: should be "):
-        download("gpt2", "huggingface", folder=tmp_path, mirror=server.url, progress=False)
+    for spelling in ("redirect", "REDIRECT"):
+        server.faults = [spelling, "other bytes"]
+        with pytest.raises(GPT2JaxError, match=r"sha256 .*: should be "):
+            download("gpt2", "huggingface", folder=tmp_path, mirror=server.url, progress=False)
     server.faults = ["redirect"]
     folder = download("gpt2", "huggingface", folder=tmp_path, mirror=server.url, progress=False)
     assert folder == tmp_path / "huggingface" / "gpt2"
@@ -215,9 +246,9 @@ def test_hugging_faces_hash_is_read_from_its_redirect(
 def test_no_space_is_found_before_the_first_byte(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = module.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    assert "needs 178,816 bytes more of disk: 1,000 are free" in refusal(server, tmp_path)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    assert "needs 178,816 bytes of disk: 1,000 are free" in refusal(server, tmp_path)
     assert not list((tmp_path / "openai" / "gpt2").glob("*.partial"))
 
 
@@ -238,10 +269,21 @@ def test_a_disk_that_fills_up_meanwhile_is_left_clean(
 
 def test_no_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
-    for mirror, reason in (("http://127.0.0.1:9", "refused"), ("http://no-such-host.invalid", "is there a network?")):
-        with pytest.raises(GPT2JaxError, match=reason) as caught:
+    monkeypatch.setenv("no_proxy", "*")
+
+    def resolve(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    with pytest.raises(GPT2JaxError, match=r"refused\] \(3 attempts\)$|refused \(3 attempts\)$"):
+        download("gpt2", folder=tmp_path, mirror="http://127.0.0.1:9", progress=False)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(GPT2JaxError, match=r"Name or service not known; is there a network\? \(3 attempts\)$"):
+        download("gpt2", folder=tmp_path, mirror="http://example.invalid", progress=False)
+    for mirror in ("example.org", "ftp://example.org"):
+        with pytest.raises(GPT2JaxError, match=r"should begin with http:// or https://"):
             download("gpt2", folder=tmp_path, mirror=mirror, progress=False)
-        assert "\n" not in str(caught.value)
+    with pytest.raises(GPT2JaxError, match="not an address"):
+        download("gpt2", folder=tmp_path, mirror="http://[bad", progress=False)
     assert not list(tmp_path.rglob("*.partial"))
 
 

@@ -38,7 +38,10 @@ def test_epsilon_and_dropout_are_taken(tmp_path: Path) -> None:
     rates = {"resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2}
     config = huggingface_config.read(written(tmp_path, layer_norm_epsilon=1e-6, **rates))
     assert (config.layer_norm_epsilon, config.dropout) == (1e-6, 0.2)
-    assert huggingface_config.read(written(tmp_path, **rates | {"attn_pdrop": 0.0})).dropout == 0.0
+    for odd in (0.0, None, [0.2], 7):
+        assert huggingface_config.read(written(tmp_path, **rates | {"attn_pdrop": odd})).dropout == 0.0
+    nothing: dict[str, Any] = dict.fromkeys(rates, None)
+    assert huggingface_config.read(written(tmp_path, **nothing)).dropout == 0.0
 
 
 @pytest.mark.parametrize(
