@@ -22,8 +22,14 @@ def main() -> None:
     tokens = torch.from_numpy(np.load(folder / "tokens.npy")).long()
     with torch.no_grad():
         found["huggingface/logits"] = model(tokens).logits.numpy()
+    # With the mask given: else transformers takes tokens that happen to be pad_token_id for padding.
     found["huggingface/greedy"] = model.generate(
-        tokens, do_sample=False, max_new_tokens=8, pad_token_id=0, eos_token_id=None
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        do_sample=False,
+        max_new_tokens=8,
+        pad_token_id=0,
+        eos_token_id=None,
     ).numpy()
     says: dict[str, object] = {
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "tensorflow": tf.__version__}
