@@ -25,6 +25,8 @@ AxisSize = Annotated[int, Field(ge=-1, strict=True)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0, strict=True)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=True)]
+Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+NotEmpty = Annotated[str, Field(min_length=1)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=True)]
 
 
@@ -220,10 +222,14 @@ class TrainingConfig:
 
 @settings("sampling")
 class SamplingConfig:
-    """How tokens are drawn."""
+    """How tokens are drawn; the order in which these act stands at the head of gpt2jax/generate/filters.py."""
 
     max_new_tokens: Count = 256
-    """Most tokens to add to each prompt; fewer at <|endoftext|> or at the end of the context."""
+    """Most tokens to add to each prompt; fewer at <|endoftext|>, at a stop, or at the end of the context."""
+    min_new_tokens: CountOrZero = 0
+    """Tokens to add before <|endoftext|> and other stop tokens may come."""
+    do_sample: bool = True
+    """False always takes the most probable token, as temperature 0 does."""
     temperature: NotNegative = 1.0
     """Divides the logits; 0 always takes the most probable token."""
     top_k: CountOrZero = 0
@@ -232,10 +238,53 @@ class SamplingConfig:
     """Draw among the most probable tokens that hold this much probability; 1 is off."""
     top_p_rule: Literal["standard", "openai"] = "standard"
     """standard keeps the token that crosses top_p; openai leaves it out, as OpenAI's released code does."""
+    min_p: Probability = 0.0
+    """Draw among tokens at least this many times as probable as the most probable one; 0 is off."""
+    repetition_penalty: Positive = 1.0
+    """Weakens tokens that the prompt or the text has (Keskar et al. 2019): divides positive logits, multiplies
+    negative ones; 1 is off, 1.2 a usual value."""
+    presence_penalty: Finite = 0.0
+    """Taken off the logit of every token that has been drawn; 0 is off."""
+    frequency_penalty: Finite = 0.0
+    """Taken off the logit of a token for each time it has been drawn; 0 is off."""
+    logit_bias: dict[int, Finite] = dataclasses.field(default_factory=dict)
+    """Added to the logits of these tokens."""
+    banned_tokens: tuple[CountOrZero, ...] = ()
+    """Tokens that are never drawn."""
+    forced_tokens: tuple[CountOrZero, ...] = ()
+    """Tokens that every text begins with; they count as new ones."""
+    stop: tuple[NotEmpty, ...] = ()
+    """Strings that end a text, which does not hold them; they may cross the borders of tokens."""
+    stop_tokens: tuple[CountOrZero, ...] = ()
+    """Tokens that end a text, which does not hold them, beside <|endoftext|>."""
+    ignore_end_of_text: bool = False
+    """Never draw <|endoftext|>: write on to max_new_tokens."""
+    past_context: Literal["stop", "slide"] = "stop"
+    """At the end of the context: stop, or slide: go on with the last half of it as a new prompt."""
+    truncate: Literal["none", "left"] = "none"
+    """A prompt that fills the context: none refuses it, left drops its beginning."""
+    return_full_text: bool = True
+    """Whether a text begins with its prompt."""
     num_samples: Count = 1
     """Samples per prompt."""
+    best_of: Count = 1
+    """Draw this many texts for each sample and return the one that is most probable per token."""
     seed: CountOrZero = 0
     """A sample depends on (seed, sample index, position) alone."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "SamplingConfig":
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens: {self.min_new_tokens}: should be at most sampling.max_new_tokens"
+                f" ({self.max_new_tokens})"
+            )
+        if len(self.forced_tokens) >= self.max_new_tokens:
+            raise ValueError(
+                f"forced_tokens: {len(self.forced_tokens)} of them: should be fewer than sampling.max_new_tokens"
+                f" ({self.max_new_tokens})"
+            )
+        return self
 
 
 @settings("")
@@ -325,16 +374,23 @@ def _sections() -> list[str]:
 
 def load(path: str | Path) -> Config:
     """Read a settings file. Errors name the file, the key's path, the value and what is allowed."""
+    return from_mapping(read_yaml(path), str(path))
+
+
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        GPT2JaxError: there is none, or it is not YAML.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        mapping = yaml.load(text, Loader=_Loader)
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise GPT2JaxError(f"{path}: no such settings file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise GPT2JaxError(f"{path}: cannot be read ({error})") from None
     except yaml.YAMLError as error:
         raise GPT2JaxError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    return from_mapping(mapping, str(path))
 
 
 def to_yaml(config: Config) -> str:

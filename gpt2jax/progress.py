@@ -1,6 +1,8 @@
-"""A bar on stderr for work that is counted in bytes."""
+"""Bars on stderr: for work that is counted in bytes, and in pieces."""
 
 import contextlib
+import sys
+import time
 from collections.abc import Callable, Iterator
 
 import rich.console
@@ -34,3 +36,36 @@ def bar(text: str, progress: Report | bool = True) -> Iterator[Report]:
     with rich.progress.Progress(*columns, console=console) as drawn:
         task = drawn.add_task("", total=None)
         yield lambda done, total: drawn.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def counter(text: str, total: int, progress: bool = True) -> Iterator[Callable[[int, str], None]]:
+    """A bar headed ``text`` for work that is counted in pieces; to be called with how many are done and a remark.
+
+    On a terminal it shows the time left; where stderr is none, a line a minute says how far the work has come.
+    """
+    console = rich.console.Console(stderr=True)
+    if not progress:
+        yield lambda done, remark: None
+        return
+    if not console.is_terminal:
+        last = time.monotonic()
+
+        def say(done: int, remark: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= 60 or done == total:
+                print(f"{text}: {done:,} of {total:,}  {remark}", file=sys.stderr, flush=True)
+                last = time.monotonic()
+
+        yield say
+        return
+    columns = (
+        rich.progress.TextColumn(text, markup=False),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[remark]}"),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=console) as drawn:
+        task = drawn.add_task("", total=total, remark="")
+        yield lambda done, remark: drawn.update(task, completed=done, remark=remark)

@@ -1,14 +1,18 @@
 """The command line as a user meets it."""
 
+import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from gpt2jax import __version__
+from gpt2jax import __version__, config
 from gpt2jax.cli import main
+from gpt2jax.cli.generate import _from_file
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -65,7 +69,7 @@ def test_interactive_goes_on_after_an_error_and_ends_with_the_input(
     main(["prepare", "pydoc", "--out", "shards", "--tokenizer", "bytes"])
     main(["train", "settings.yaml", "--training.steps", "1"])
     capsys.readouterr()
-    lines = iter(["", "Hello"])
+    lines = iter(["", "/set num_samples 1", "Hello"])
 
     def answer(_: str) -> str:
         try:
@@ -77,7 +81,69 @@ def test_interactive_goes_on_after_an_error_and_ends_with_the_input(
     assert main(["generate", "--model", "run", "--interactive"]) == 0
     out, err = capsys.readouterr()
     assert "is empty" in err
-    assert "Hello" in out
+    assert "num_samples: 1\nHello" in out
+
+
+def test_jobs_features_and_stops_from_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["prepare", "pydoc", "--out", "shards", "--tokenizer", "bytes"])
+    main(["train", "settings.yaml", "--training.steps", "1"])
+    Path("prompts.jsonl").write_text('"Some words"\n{"prompt": "More"}\n')
+    capsys.readouterr()
+    job = ["generate", "--model", "run", "prompts.jsonl", "--output", "out.jsonl", "--batch-size", "2"]
+    assert main([*job, "--log-probs", "1"]) == 0
+    assert capsys.readouterr().out == "wrote out.jsonl: 2 prompts, 2 of them by this run\n"
+    lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == ["Some words", "More"]
+    assert [len(line["texts"]) for line in lines] == [2, 2]
+    assert len(lines[0]["log_probs"][0]) == len(lines[0]["tokens"][0]) <= 5
+    Path("job.yaml").write_text(
+        "{model: run, prompts: [Some words, More], output: yaml.jsonl, log_probs: 1,"
+        " sampling: {max_new_tokens: 5, num_samples: 2}}"
+    )
+    assert main(["generate", "job.yaml"]) == 0
+    again = [json.loads(line) for line in Path("yaml.jsonl").read_text().splitlines()]
+    assert [line["texts"] for line in again] == [line["texts"] for line in lines]
+    assert main(["generate", "job.yaml", "--output", "other.jsonl", "--seed", "5"]) == 0
+    assert Path("other.jsonl").read_text() != Path("out.jsonl").read_text()
+    capsys.readouterr()
+
+    assert main(["generate", "--model", "run", "Some words", "--num-samples", "1", "--no-return-full-text"]) == 0
+    continued = capsys.readouterr().out
+    assert main(["generate", "--model", "run", "Some words", "--num-samples", "1"]) == 0
+    assert capsys.readouterr().out == f"Some words{continued}"
+
+    Path("texts.jsonl").write_text('{"text": "one"}\n"another"\n')
+    features = ["features", "texts.jsonl", "--model", "run"]
+    assert main([*features, "--output", "mean.npz"]) == 0
+    assert main([*features, "--output", "none.npz", "--pool", "none", "--layer", "1"]) == 0
+    assert np.load("mean.npz")["features"].shape == (2, 32)
+    whole = np.load("none.npz")
+    assert (whole["features"].shape, whole["lengths"].tolist()) == ((10, 32), [3, 7])
+    capsys.readouterr()
+    assert "mean.npz: exists" in error(capsys, *features, "--output", "mean.npz")
+    assert "out.jsonl: exists" in error(capsys, *job)
+    Path("job.yaml").write_text("{model: run, promts: [a]}")
+    assert "job.yaml: promts: unknown key (nearest: prompts)" in error(capsys, "generate", "job.yaml")
+    Path("job.yaml").write_text("{model: run, prompts: [a], sampling: {top_p: 2.0}}")
+    assert "job.yaml: sampling.top_p: 2.0" in error(capsys, "generate", "job.yaml")
+
+
+def test_unconditional_text_without_end_ends_with_ctrl_c(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["prepare", "pydoc", "--out", "shards", "--tokenizer", "bytes"])
+    main(["train", "settings.yaml", "--training.steps", "1"])
+    capsys.readouterr()
+    shown: list[str] = []
+    monkeypatch.setattr("gpt2jax.cli.generate._print", lambda pieces: _until_third(pieces, shown))
+    assert main(["generate", "--model", "run", "--unconditional", "--num-samples", "0"]) == 130
+    assert len(set(shown)) == 3
+
+
+def _until_third(pieces: Iterable[str], shown: list[str]) -> None:
+    shown.append("".join(pieces))
+    if len(shown) == 3:
+        raise KeyboardInterrupt
 
 
 def test_every_mistake_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +190,7 @@ def test_overrides_reach_the_settings(folder: Path, capsys: pytest.CaptureFixtur
     assert "n_embd: 32" in written
 
 
-@pytest.mark.parametrize("verb", ["prepare", "train", "generate", "convert", "download", "info"])
+@pytest.mark.parametrize("verb", ["prepare", "train", "generate", "features", "convert", "download", "info"])
 def test_help_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([verb, "--help"])
@@ -168,6 +234,7 @@ def test_virtual_devices_work_from_the_command_line(folder: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.yaml")), ids=lambda path: path.stem)
 def test_every_settings_file_is_valid(path: Path) -> None:
-    from gpt2jax import config
-
-    assert config.load(path).training.run_dir.startswith("runs/")
+    if path.stem == "generate":
+        assert _from_file(str(path)).sampling.top_p == 0.95
+    else:
+        assert config.load(path).training.run_dir.startswith("runs/")

@@ -43,7 +43,7 @@ def writer() -> TextModel:
 
 
 def greedy(prompt: str, tokens: int) -> str:
-    return writer().write([prompt], SamplingConfig(max_new_tokens=tokens, temperature=0.0))[0][0]
+    return writer().write([prompt], SamplingConfig(max_new_tokens=tokens, do_sample=False))[0][0]
 
 
 def test_greedy_tokens_are_those_of_transformers_own_test() -> None:

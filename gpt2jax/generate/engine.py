@@ -1,6 +1,10 @@
-"""The jitted engine: a batch of prompts in, tokens out, one ``lax.while_loop`` until every row is done.
+"""The jitted engine: a batch of prompts in, tokens out, in two programs.
 
-A program is compiled for each (batch size, prompt bucket, total bucket); everything else is traced.
+:func:`start` reads the prompts and draws the first tokens; :func:`advance` draws more, in one ``lax.while_loop`` that
+ends when every row is done or a number of tokens has been drawn. A caller who wants to see the text as it comes, or to
+stop at a string, calls it again and again; one who does not, once. Both give the same tokens.
+
+A program is compiled for each (rows, prompt bucket, total bucket); everything else is traced.
 """
 
 import dataclasses
@@ -8,16 +12,37 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gpt2jax import model, parameters
 from gpt2jax.config import ModelConfig
-from gpt2jax.errors import GPT2JaxError
-from gpt2jax.generate.filters import Knobs, draw
+from gpt2jax.generate.filters import History, Knobs, adjust_logits, draw
 from gpt2jax.model import Cache
 from gpt2jax.parameters import Params
+from gpt2jax.partition import Partition
 
 SMALLEST_BUCKET = 64
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What is asked of each row; fixed while it is written."""
+
+    knobs: Knobs
+    seed_B: jax.Array
+    """uint32."""
+    index_B: jax.Array
+    """int32 sample index: rows of the same seed and prompt differ by it."""
+    offset_B: jax.Array
+    """int32: tokens of the text that came before what the row holds (they slid out of the context)."""
+    before_B: jax.Array
+    """int32: tokens that the row had drawn before its prompt was read (again)."""
+    first_B: jax.Array
+    """int32: position of the first token to draw, the length of the prompt."""
+    limit_B: jax.Array
+    """int32: position past the last token to draw, at most the context."""
+    stop_BM: jax.Array
+    """int32 tokens that end the row, filled up with -1."""
 
 
 @jax.tree_util.register_dataclass
@@ -25,12 +50,20 @@ SMALLEST_BUCKET = 64
 class SamplingState:
     """What the loop carries."""
 
+    rows: Rows
     tokens_BS: jax.Array
     """int32: prompts, then what was drawn."""
     position_B: jax.Array
     """int32: where each row's newest token stands."""
     done_B: jax.Array
     """bool."""
+    history: History
+    log_prob_BS: jax.Array
+    """float32: of each drawn token, under the model alone (no penalty, temperature or cut)."""
+    top_token_BSN: jax.Array
+    """int32: the N most probable tokens at each drawn position, under the model alone."""
+    top_log_prob_BSN: jax.Array
+    """float32."""
     cache: Cache
     """Keys and values of every position before the newest token's."""
 
@@ -53,107 +86,121 @@ def decoding_params(params: Params, config: ModelConfig) -> Params:
     return parameters.unstack(jax.tree.map(lambda leaf, to: leaf.astype(to), params, cast), config)
 
 
-def generate(
+@functools.partial(jax.jit, static_argnames=("config", "total", "alternatives", "place"))
+def start(
     params: Params,
-    prompts: list[list[int]],
-    config: ModelConfig,
+    tokens_PT: jax.Array,
+    length_P: jax.Array,
+    prompt_B: jax.Array,
+    rows: Rows,
+    history: History,
     *,
-    knobs: Knobs,
-    max_new_tokens: int,
-    seed: int = 0,
-    sample_index: list[int] | None = None,
-    stop_token: int | None = None,
-) -> list[list[int]]:
-    """Continue each prompt by up to ``max_new_tokens`` tokens.
+    config: ModelConfig,
+    total: int,
+    alternatives: int = 0,
+    place: Partition | None = None,
+) -> SamplingState:
+    """Read prompts and draw each row's first token.
 
-    A drawn token is a function of (seed, the row's sample index, its position) and the text before it: the rest of
+    A drawn token is a function of (seed, sample index, its position in the text) and the text before it: the rest of
     the batch, its size, order and padding change nothing (to float rounding of the logits).
 
     Args:
         params: from :func:`decoding_params`.
-        prompts: tokens, at least one and fewer than ``config.n_ctx`` in each.
-        knobs: one entry per prompt.
-        sample_index: one per prompt (default: all 0); rows with the same prompt differ by it.
-        stop_token: ends its row and is not returned.
-
-    Returns:
-        The new tokens of each prompt. A row also ends where the context does: positions past it do not exist.
-
-    Raises:
-        GPT2JaxError: an empty prompt, or one that fills the context.
+        tokens_PT: int32 prompts, padded on the right.
+        length_P: int32 lengths of the prompts, at least 1 and below the context.
+        prompt_B: int32: which prompt each row continues. Rows of the same prompt share one reading of it.
+        total: S, positions there is room for.
+        alternatives: N, how many of the most probable tokens to note at each position.
     """
-    for row, prompt in enumerate(prompts):
-        if not prompt:
-            raise GPT2JaxError(f"prompt {row}: no tokens; at least one is needed")
-        if len(prompt) >= config.n_ctx:
-            raise GPT2JaxError(
-                f"prompt {row}: {len(prompt)} tokens: should be below the model's context of {config.n_ctx}"
-            )
-    longest = max(map(len, prompts))
-    width = bucket(longest, config.n_ctx)
-    total = bucket(max(width, longest + max_new_tokens), config.n_ctx)
-    tokens_BT = np.zeros((len(prompts), width), np.int32)
-    for row, prompt in enumerate(prompts):
-        tokens_BT[row, : len(prompt)] = prompt
-    length_B = np.array([len(prompt) for prompt in prompts], np.int32)
-    index_B = np.array(sample_index if sample_index is not None else [0] * len(prompts), np.int32)
-    tokens_BS, position_B, stopped_B = _run(
-        params,
-        tokens_BT,
-        length_B,
-        index_B,
-        knobs,
-        np.int32(max_new_tokens),
-        np.uint32(seed),
-        np.int32(-1 if stop_token is None else stop_token),
-        config=config,
-        total=total,
+    batch, width = prompt_B.shape[0], tokens_PT.shape[1]
+    logits_PV, cache = model.prefill(params, tokens_PT, length_P, config, total)
+    state = SamplingState(
+        rows=rows,
+        tokens_BS=jnp.pad(tokens_PT[prompt_B], ((0, 0), (0, total - width))),
+        position_B=rows.first_B - 1,
+        done_B=rows.first_B >= rows.limit_B,
+        history=history,
+        log_prob_BS=jnp.zeros((batch, total), jnp.float32),
+        top_token_BSN=jnp.zeros((batch, total, alternatives), jnp.int32),
+        top_log_prob_BSN=jnp.zeros((batch, total, alternatives), jnp.float32),
+        cache=jax.tree.map(lambda leaf: leaf[prompt_B], cache),
     )
-    rows = zip(np.asarray(tokens_BS), np.asarray(position_B), np.asarray(stopped_B), length_B, strict=True)
-    return [tokens[length : position + 1 - int(stopped)].tolist() for tokens, position, stopped, length in rows]
+    return _pin(_append(_pin(state, place), logits_PV[prompt_B], config), place)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "total"))
-def _run(
-    params: Params,
-    tokens_BT: jax.Array,
-    length_B: jax.Array,
-    index_B: jax.Array,
-    knobs: Knobs,
-    max_new: jax.Array,
-    seed: jax.Array,
-    stop_token: jax.Array,
-    *,
-    config: ModelConfig,
-    total: int,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    batch, width = tokens_BT.shape
-    rows_B = jnp.arange(batch)
-    last_B = jnp.minimum(length_B + max_new, total) - 1  # Where each row's last token can stand.
-    key = jax.random.key(seed)
-    keys_B = jax.vmap(lambda index: jax.random.fold_in(key, index))(index_B)
+@functools.partial(jax.jit, static_argnames=("config", "place"), donate_argnames="state")
+def advance(
+    params: Params, state: SamplingState, steps: jax.Array, *, config: ModelConfig, place: Partition | None = None
+) -> SamplingState:
+    """Draw up to ``steps`` (traced int32) more tokens in every row that is not done. ``state`` is donated."""
 
-    def append(tokens_BS: jax.Array, logits_BV: jax.Array, position_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Draw the token of ``position_B``; what was drawn, too."""
-        drawn_B = draw(logits_BV, knobs, jax.vmap(jax.random.fold_in)(keys_B, position_B), config.n_vocab)
-        return tokens_BS.at[rows_B, position_B].set(drawn_B), drawn_B
-
-    # The first token comes from the prefill, each next one from a decoding step in the loop.
-    logits_BV, cache = model.prefill(params, tokens_BT, length_B, config, total)
-    tokens_BS = jnp.pad(tokens_BT, ((0, 0), (0, total - width)))
-    tokens_BS, drawn_B = append(tokens_BS, logits_BV, length_B)
-    start = SamplingState(tokens_BS, length_B, (drawn_B == stop_token) | (length_B >= last_B), cache)
-
-    def body(state: SamplingState) -> SamplingState:
-        newest_B = state.tokens_BS[rows_B, state.position_B]
+    def body(carry: tuple[jax.Array, SamplingState]) -> tuple[jax.Array, SamplingState]:
+        step, state = carry
+        newest_B = jnp.take_along_axis(state.tokens_BS, state.position_B[:, None], axis=1)[:, 0]
         logits_BV, cache = model.decode_step(params, newest_B, state.position_B, state.cache, config)
-        # A row that is done stays where it is, and writes again what stands there.
-        position_B = jnp.where(state.done_B, state.position_B, state.position_B + 1)
-        appended_BS, drawn_B = append(state.tokens_BS, logits_BV, position_B)
-        tokens_BS = jnp.where(state.done_B[:, None], state.tokens_BS, appended_BS)
-        done_B = state.done_B | (drawn_B == stop_token) | (position_B >= last_B)
-        return SamplingState(tokens_BS, position_B, done_B, cache)
+        return step + 1, _append(dataclasses.replace(state, cache=cache), logits_BV, config)
 
-    end = jax.lax.while_loop(lambda state: ~jnp.all(state.done_B), body, start)
-    stopped_B = end.tokens_BS[rows_B, end.position_B] == stop_token
-    return end.tokens_BS, end.position_B, stopped_B
+    def unfinished(carry: tuple[jax.Array, SamplingState]) -> jax.Array:
+        return (carry[0] < steps) & ~jnp.all(carry[1].done_B)
+
+    return _pin(jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), state))[1], place)
+
+
+def _pin(state: SamplingState, place: Partition | None) -> SamplingState:
+    """Rows over the mesh's data axes, the cache's heads over ``tensor``: the same going in as coming out."""
+    if place is None:
+        return state
+
+    def pin(leaf: jax.Array) -> jax.Array:
+        return place.constrain(leaf, "batch", *[None] * (leaf.ndim - 1))
+
+    cache = jax.tree.map(lambda leaf: place.constrain(leaf, "batch", "heads", None, None), state.cache)
+    return dataclasses.replace(jax.tree.map(pin, dataclasses.replace(state, cache=[])), cache=cache)
+
+
+def _append(state: SamplingState, logits_BV: jax.Array, config: ModelConfig) -> SamplingState:
+    """Draw each row's next token from ``logits_BV``; rows that are done stay as they are."""
+    rows, active_B = state.rows, ~state.done_B
+    position_B = state.position_B + active_B.astype(jnp.int32)
+    adjusted_BV = adjust_logits(
+        logits_BV,
+        rows.knobs,
+        state.history,
+        rows.stop_BM,
+        rows.before_B + position_B - rows.first_B,
+        config.n_vocab,
+    )
+    drawn_B = draw(adjusted_BV, rows.knobs, _keys(rows, position_B))
+    at_BS = (jnp.arange(state.tokens_BS.shape[1])[None, :] == position_B[:, None]) & active_B[:, None]
+    log_prob_B, top_token_BN, top_log_prob_BN = _log_probs(logits_BV, drawn_B, state.top_token_BSN.shape[-1], config)
+    stopped_B = jnp.any(drawn_B[:, None] == rows.stop_BM, axis=1)
+    return dataclasses.replace(
+        state,
+        tokens_BS=jnp.where(at_BS, drawn_B[:, None], state.tokens_BS),
+        position_B=position_B,
+        done_B=state.done_B | stopped_B | (position_B + 1 >= rows.limit_B),
+        history=state.history.add(drawn_B, active_B),
+        log_prob_BS=jnp.where(at_BS, log_prob_B[:, None], state.log_prob_BS),
+        top_token_BSN=jnp.where(at_BS[:, :, None], top_token_BN[:, None], state.top_token_BSN),
+        top_log_prob_BSN=jnp.where(at_BS[:, :, None], top_log_prob_BN[:, None], state.top_log_prob_BSN),
+    )
+
+
+def _keys(rows: Rows, position_B: jax.Array) -> jax.Array:
+    """A key for every row, from its seed, its sample index and the position in the whole text."""
+
+    def key(seed: jax.Array, index: jax.Array, position: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), index), position)
+
+    return jax.vmap(key)(rows.seed_B, rows.index_B, rows.offset_B + position_B)
+
+
+def _log_probs(
+    logits_BV: jax.Array, drawn_B: jax.Array, count: int, config: ModelConfig
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    real_BV = jnp.where((jnp.arange(logits_BV.shape[-1]) < config.n_vocab)[None], logits_BV, -jnp.inf)
+    total_B = jax.nn.logsumexp(real_BV, axis=-1)
+    log_prob_B = jnp.take_along_axis(real_BV, drawn_B[:, None], axis=1)[:, 0] - total_B
+    top_BN, token_BN = jax.lax.top_k(real_BV, count)
+    return log_prob_B, token_BN.astype(jnp.int32), top_BN - total_B[:, None]

@@ -1,4 +1,16 @@
-"""From logits to a token: temperature, then top-k, then top-p, then the draw (the order of openai/gpt-2, sample.py)."""
+"""From logits to a token.
+
+The order of operations, each step on what the one before it left:
+
+1. repetition penalty on tokens of the prompt and of the text so far (Keskar et al. 2019, section 4.1),
+2. presence and frequency penalties on tokens of the text so far,
+3. logit bias, in which bans are infinite; below the minimum length every stop token is banned,
+4. temperature; a temperature of 0 takes the most probable token and ends here,
+5. top-k, 6. top-p, 7. min-p,
+8. the draw.
+
+Steps 4 to 6 are those of openai/gpt-2 (src/sample.py), in its order.
+"""
 
 import dataclasses
 
@@ -19,25 +31,90 @@ class Knobs:
     """int32; 0 is off."""
     top_p_B: jax.Array
     """float32; 1 is off."""
-    openai_top_p: jax.Array
-    """bool scalar: leave out the token that crosses top_p, as OpenAI's released code does."""
+    openai_top_p_B: jax.Array
+    """bool: leave out the token that crosses top_p, as OpenAI's released code does."""
+    min_p_B: jax.Array
+    """float32; 0 is off."""
+    repetition_B: jax.Array
+    """float32; 1 is off."""
+    presence_B: jax.Array
+    """float32; 0 is off."""
+    frequency_B: jax.Array
+    """float32; 0 is off."""
+    min_new_B: jax.Array
+    """int32: drawn tokens before a stop token may be drawn."""
+    bias_BV: jax.Array
+    """float32, added to the logits; -inf bans."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class History:
+    """What each row has of each token."""
+
+    in_prompt_BV: jax.Array
+    """bool."""
+    drawn_BV: jax.Array
+    """int32: how often it was drawn."""
+
+    def add(self, token_B: jax.Array, active_B: jax.Array) -> "History":
+        """With one more token in the rows that are ``active_B``."""
+        rows_B = jnp.arange(token_B.shape[0])
+        return dataclasses.replace(self, drawn_BV=self.drawn_BV.at[rows_B, token_B].add(active_B.astype(jnp.int32)))
+
+
+def adjust_logits(
+    logits_BV: jax.Array, knobs: Knobs, history: History, stop_BM: jax.Array, new_B: jax.Array, n_vocab: int
+) -> jax.Array:
+    """Steps 1 to 3: the logits that a temperature of 0 takes the largest of.
+
+    Args:
+        logits_BV: float32 as the model gives them; entries from ``n_vocab`` on pad the vocabulary, and end as NEVER.
+        stop_BM: int32 stop tokens of each row, filled up with -1.
+        new_B: int32: how many tokens each row has drawn.
+    """
+    penalised = jnp.any((knobs.repetition_B != 1.0) | (knobs.presence_B != 0.0) | (knobs.frequency_B != 0.0))
+    logits_BV = jax.lax.cond(penalised, _penalise, lambda logits_BV, *_: logits_BV, logits_BV, knobs, history)
+    logits_BV = logits_BV + knobs.bias_BV
+    tokens_V = jnp.arange(logits_BV.shape[-1])
+    too_short_B = new_B < knobs.min_new_B
+    stops_BV = jnp.any(stop_BM[:, :, None] == tokens_V[None, None, :], axis=1)
+    banned_BV = (too_short_B[:, None] & stops_BV) | (tokens_V >= n_vocab)[None]
+    # Not -inf: a row whose every token is banned must still not be NaN.
+    return jnp.where(banned_BV, NEVER, jnp.maximum(logits_BV, NEVER))
+
+
+def _penalise(logits_BV: jax.Array, knobs: Knobs, history: History) -> jax.Array:
+    drawn_BV = history.drawn_BV
+    seen_BV = history.in_prompt_BV | (drawn_BV > 0)
+    repetition_B1 = knobs.repetition_B[:, None]
+    weakened_BV = jnp.where(logits_BV > 0, logits_BV / repetition_B1, logits_BV * repetition_B1)
+    logits_BV = jnp.where(seen_BV, weakened_BV, logits_BV)
+    logits_BV = logits_BV - knobs.presence_B[:, None] * (drawn_BV > 0).astype(jnp.float32)
+    return logits_BV - knobs.frequency_B[:, None] * drawn_BV.astype(jnp.float32)
 
 
 def filter_logits(logits_BV: jax.Array, knobs: Knobs) -> jax.Array:
-    """Logits over temperature, with every token that top-k and top-p exclude at float32's lowest number.
+    """Steps 4 to 7: logits over temperature, every token that is excluded at float32's lowest number.
 
-    Both cut at a value: tokens that tie with the last one kept are kept. Top-p (Holtzman et al. 2020) keeps the
+    Every cut is at a value: tokens that tie with the last one kept are kept. Top-p (Holtzman et al. 2020) keeps the
     fewest most probable tokens that hold at least ``top_p`` (of what top-k left); OpenAI's rule keeps those that
-    hold at most ``top_p``. Either keeps one token at least.
+    hold at most ``top_p``. Min-p (Nguyen et al. 2024) keeps tokens at least ``min_p`` times as probable as the most
+    probable one. Each keeps one token at least.
 
     Args:
         logits_BV: float32.
     """
     cold_B = knobs.temperature_B <= 0.0
     scaled_BV = logits_BV / jnp.where(cold_B, 1.0, knobs.temperature_B)[:, None]
+    # A hot division must not bring a banned token back.
+    scaled_BV = jnp.where(logits_BV <= NEVER, NEVER, scaled_BV)
     restricted = jnp.any((knobs.top_k_B > 0) | (knobs.top_p_B < 1.0))
     # Sorting the vocabulary costs more than the rest of sampling: only when somebody asked for it.
-    return jax.lax.cond(restricted, _restrict, lambda logits_BV, _: logits_BV, scaled_BV, knobs)
+    scaled_BV = jax.lax.cond(restricted, _restrict, lambda logits_BV, _: logits_BV, scaled_BV, knobs)
+    largest_B1 = jnp.max(scaled_BV, axis=-1, keepdims=True)
+    # p >= min_p * p_max is a difference of logits; without min-p it is minus infinity.
+    return jnp.where(scaled_BV >= largest_B1 + jnp.log(knobs.min_p_B)[:, None], scaled_BV, NEVER)
 
 
 def _restrict(logits_BV: jax.Array, knobs: Knobs) -> jax.Array:
@@ -54,19 +131,25 @@ def _restrict(logits_BV: jax.Array, knobs: Knobs) -> jax.Array:
     p_B1 = knobs.top_p_B[:, None]
     standard_B = jnp.sum(mass_BV - probability_BV < p_B1, axis=-1)  # Mass before the token is below p.
     openai_B = jnp.sum(mass_BV <= p_B1, axis=-1)  # Mass up to and with the token is within p.
-    count_B = jnp.maximum(jnp.where(knobs.openai_top_p, openai_B, standard_B), 1)
+    count_B = jnp.maximum(jnp.where(knobs.openai_top_p_B, openai_B, standard_B), 1)
     count_B = jnp.where(knobs.top_p_B < 1.0, count_B, size)
     last_B1 = jnp.take_along_axis(kept_BV, (count_B - 1)[:, None], axis=-1)
     return jnp.where(logits_BV >= jnp.maximum(last_B1, kth_B1), logits_BV, NEVER)
 
 
-def draw(logits_BV: jax.Array, knobs: Knobs, keys_B: jax.Array, n_vocab: int) -> jax.Array:
-    """One token per row, int32 [B], each row by its own key.
+def draw(logits_BV: jax.Array, knobs: Knobs, keys_B: jax.Array) -> jax.Array:
+    """Step 8: one token per row, int32 [B], each row by its own key.
 
     Args:
-        logits_BV: float32 as the model gives them; entries from ``n_vocab`` on pad the vocabulary and are never drawn.
+        logits_BV: from :func:`adjust_logits`.
     """
-    real_V = jnp.arange(logits_BV.shape[-1]) < n_vocab
-    logits_BV = jnp.where(real_V[None], logits_BV, NEVER)
-    drawn_B = jax.vmap(jax.random.categorical)(keys_B, filter_logits(logits_BV, knobs))
-    return jnp.where(knobs.temperature_B <= 0.0, jnp.argmax(logits_BV, axis=-1), drawn_B).astype(jnp.int32)
+    cold_B = knobs.temperature_B <= 0.0
+    greedy_B = jnp.argmax(logits_BV, axis=-1)
+
+    def sample(logits_BV: jax.Array) -> jax.Array:
+        drawn_B = jax.vmap(jax.random.categorical)(keys_B, filter_logits(logits_BV, knobs))
+        return jnp.where(cold_B, greedy_B, drawn_B)
+
+    # Random bits for a whole vocabulary take longer than a small model: not for greedy batches.
+    token_B = jax.lax.cond(jnp.all(cold_B), lambda _: greedy_B, sample, logits_BV)
+    return token_B.astype(jnp.int32)

@@ -1,22 +1,59 @@
 """Text in, text out."""
 
 import dataclasses
+import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import jax
-import jax.numpy as jnp
 import tiktoken
 
 from gpt2jax.config import MeshConfig, ModelConfig, SamplingConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.generate.engine import decoding_params, generate
-from gpt2jax.generate.filters import Knobs
+from gpt2jax.generate.batch import Batch, Finish, Request
+from gpt2jax.generate.engine import decoding_params
+from gpt2jax.generate.stream import TextStream
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition, make_mesh
 from gpt2jax.tokenizer import encode_prompt, end_of_text
 from gpt2jax.weights.sources import open_weights
 from gpt2jax.weights.weights import load_params
+
+# Tokens between two looks for a stop string: each look waits for the device.
+STOP_STRIDE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A text that was written."""
+
+    text: str
+    """Without its prompt and without the string that stopped it."""
+    tokens: list[int]
+    """That were drawn; those of a stop string are still among them."""
+    log_probs: list[float]
+    """Of each token in nats, under the model alone: before penalties, temperature and cuts. NaN where it was forced."""
+    top: list[list[tuple[int, float]]]
+    """The most probable tokens at each place with their log-probabilities, where they were asked for."""
+    finish: Finish
+    """``stop``: a stop token or string; ``length``: max_new_tokens; ``context``: no room."""
+
+    @property
+    def mean_log_prob(self) -> float:
+        """Nats per drawn token."""
+        drawn = [value for value in self.log_probs if not math.isnan(value)]
+        return sum(drawn) / len(drawn) if drawn else 0.0
+
+
+class Piece(NamedTuple):
+    """What a text gains."""
+
+    number: int
+    """Of the text."""
+    text: str
+    finish: Finish | None
+    """Set on the last piece, which may be empty."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,25 +63,39 @@ class TextModel:
     params: Params
     config: ModelConfig
     encoding: tiktoken.Encoding
+    place: Partition | None = None
+    """The mesh that ``params`` are on, when it has more than one device."""
 
     @classmethod
-    def from_params(cls, params: Params, config: ModelConfig, encoding: tiktoken.Encoding) -> Self:
-        """From trained parameters, on whatever mesh they are."""
-        return cls(jax.jit(decoding_params, static_argnames="config")(params, config=config), config, encoding)
+    def from_params(
+        cls, params: Params, config: ModelConfig, encoding: tiktoken.Encoding, place: Partition | None = None
+    ) -> Self:
+        """From trained parameters, on whatever mesh they are.
+
+        Args:
+            place: that mesh, to compute on all of it.
+        """
+        decode = jax.jit(decoding_params, static_argnames="config")
+        return cls(decode(params, config=config), config, encoding, place)
 
     @classmethod
-    def load(cls, source: str | Path) -> Self:
-        """From any GPT-2 (:func:`gpt2jax.weights.sources.open_weights`), onto one device.
+    def load(cls, source: str | Path, mesh: MeshConfig | None = None) -> Self:
+        """From any GPT-2 (:func:`gpt2jax.weights.sources.open_weights`), its parameters read straight to their shards.
+
+        Args:
+            mesh: the devices to compute on; by default one.
 
         Raises:
-            GPT2JaxError: there is none, or nobody knows which vocabulary its tokens are of.
+            GPT2JaxError: there is none, the mesh does not divide it, or nobody knows which vocabulary its tokens are
+                of.
         """
         weights = open_weights(source)
         encoding = weights.origin.encoding
         if encoding is None:
             raise GPT2JaxError(f"{source}: cannot write text: {weights.origin.vocabulary_note}")
-        place = Partition(make_mesh(MeshConfig(), jax.devices()[:1]))
-        return cls.from_params(load_params(weights, place), weights.config, encoding)
+        place = Partition(make_mesh(mesh or MeshConfig(), None if mesh else jax.devices()[:1]))
+        params = load_params(weights, place)
+        return cls.from_params(params, weights.config, encoding, place if place.mesh.size > 1 else None)
 
     def start(self) -> str:
         """What unconditional text starts from: ``<|endoftext|>`` as in OpenAI's program, or, in a vocabulary without
@@ -54,51 +105,114 @@ class TextModel:
     def write(
         self, prompts: list[str], sampling: SamplingConfig, *, allow_special: bool = False, batch_size: int = 16
     ) -> list[list[str]]:
-        """Continuations of each prompt, ``sampling.num_samples`` of them, without the prompt.
+        """Continuations of each prompt, ``sampling.num_samples`` of them, without the prompt; see :meth:`sample`."""
+        samples = self.sample(prompts, sampling, allow_special=allow_special, batch_size=batch_size)
+        return [[one.text for one in some] for some in samples]
 
-        A text ends at ``<|endoftext|>``, after ``sampling.max_new_tokens``, or at the end of the context.
+    def sample(
+        self,
+        prompts: list[str],
+        sampling: SamplingConfig,
+        *,
+        allow_special: bool = False,
+        batch_size: int = 16,
+        alternatives: int = 0,
+    ) -> list[list[Sample]]:
+        """Samples for each prompt, ``sampling.num_samples`` of them.
+
+        A text ends at ``<|endoftext|>``, a stop token or a stop string, after ``sampling.max_new_tokens``, or at the
+        end of the context. Prompts are sorted by length into batches, so that little of the work is padding.
 
         Args:
             allow_special: whether ``<|endoftext|>`` in a prompt is the special token or ordinary text.
             batch_size: rows computed at once.
+            alternatives: most probable tokens to return at each place.
 
         Raises:
             GPT2JaxError: an empty prompt, one that fills the context, or one with a character that the vocabulary
                 lacks.
         """
-        encoded = [encode_prompt(self.encoding, prompt, allow_special) for prompt in prompts]
-        for number, (prompt, tokens) in enumerate(zip(prompts, encoded, strict=True), 1):
+        requests = self.requests(prompts, sampling, allow_special)
+        order = sorted(range(len(requests)), key=lambda number: len(requests[number].prompt))
+        done: dict[int, Sample] = {}
+        for first in range(0, len(order), batch_size):
+            numbers = order[first : first + batch_size]
+            batch = self._batch([requests[number] for number in numbers], alternatives)
+            streams = [TextStream(self.encoding, sampling.stop) for _ in numbers]
+            for _ in self._pieces(batch, streams, STOP_STRIDE if sampling.stop else self.config.n_ctx):
+                pass
+            for number, row, stream in zip(numbers, batch.rows, streams, strict=True):
+                done[number] = Sample(stream.text, row.tokens, row.log_probs, row.top, row.finish or "stop")
+        ranked = [done[number] for number in range(len(requests))]
+        best = [
+            max(ranked[first : first + sampling.best_of], key=lambda one: one.mean_log_prob)
+            for first in range(0, len(ranked), sampling.best_of)
+        ]
+        count = sampling.num_samples
+        return [best[first : first + count] for first in range(0, len(best), count)]
+
+    def stream(self, prompts: list[str], sampling: SamplingConfig, *, allow_special: bool = False) -> Iterator[Piece]:
+        """The same texts as they come, all at once.
+
+        Texts are numbered as :meth:`sample` returns them, the samples of a prompt after each other. Pieces are whole
+        characters; what may become a stop string is held back until it has not.
+
+        Raises:
+            GPT2JaxError: as :meth:`sample`, or ``sampling.best_of`` is above 1: which is best shows at the end.
+        """
+        if sampling.best_of > 1:
+            raise GPT2JaxError(f"sampling.best_of: {sampling.best_of}: should be 1 for text that is shown as it comes")
+        batch = self._batch(self.requests(prompts, sampling, allow_special), 0)
+        streams = [TextStream(self.encoding, sampling.stop) for _ in batch.rows]
+        yield from self._pieces(batch, streams, 1)
+
+    def requests(self, prompts: list[str], sampling: SamplingConfig, allow_special: bool = False) -> list[Request]:
+        """What the engine is asked for ``prompts``: every draw of every sample, in order."""
+        requests = []
+        for number, prompt in enumerate(prompts, 1):
+            tokens = encode_prompt(self.encoding, prompt, allow_special)
             if not tokens:
                 raise GPT2JaxError(
                     f"prompt {number}: {prompt!r}: is empty; for text without a prompt use --unconditional"
                 )
-            if len(tokens) >= self.config.n_ctx:
+            room = self.config.n_ctx - len(sampling.forced_tokens)
+            if len(tokens) >= room and sampling.truncate == "left":
+                # As much as leaves room for what is asked for, but half of the context at least.
+                tokens = tokens[-max(room - sampling.max_new_tokens, room // 2) :]
+            if len(tokens) >= room:
                 raise GPT2JaxError(
-                    f"prompt {number}: {len(tokens)} tokens: should be below the model's context, {self.config.n_ctx}"
+                    f"prompt {number}: {len(tokens)} tokens: should be below the model's context, {self.config.n_ctx};"
+                    " --truncate left drops its beginning"
                 )
-        rows = [(tokens, index) for tokens in encoded for index in range(sampling.num_samples)]
-        texts = []
-        for first in range(0, len(rows), batch_size):
-            batch = rows[first : first + batch_size]
-            new = generate(
-                self.params,
-                [tokens for tokens, _ in batch],
-                self.config,
-                knobs=make_knobs(sampling, len(batch)),
-                max_new_tokens=sampling.max_new_tokens,
-                seed=sampling.seed,
-                sample_index=[index for _, index in batch],
-                stop_token=end_of_text(self.encoding),
-            )
-            texts += [self.encoding.decode(tokens) for tokens in new]
-        return [texts[first : first + sampling.num_samples] for first in range(0, len(texts), sampling.num_samples)]
+            draws = sampling.num_samples * sampling.best_of
+            requests += [Request(tuple(tokens), sampling, index) for index in range(draws)]
+        return requests
 
+    def _batch(self, requests: list[Request], alternatives: int) -> Batch:
+        return Batch(
+            self.params,
+            requests,
+            self.config,
+            end_of_text=end_of_text(self.encoding),
+            alternatives=alternatives,
+            place=self.place,
+        )
 
-def make_knobs(sampling: SamplingConfig, rows: int) -> Knobs:
-    """The same settings for every row of a batch."""
-    return Knobs(
-        jnp.full(rows, sampling.temperature, jnp.float32),
-        jnp.full(rows, sampling.top_k, jnp.int32),
-        jnp.full(rows, sampling.top_p, jnp.float32),
-        jnp.asarray(sampling.top_p_rule == "openai"),
-    )
+    def _pieces(self, batch: Batch, streams: list[TextStream], stride: int) -> Iterator[Piece]:
+        """Run ``batch`` to its end, ``stride`` tokens at a time, and give what its texts gain."""
+        taken, growing = [0] * len(streams), list(range(len(streams)))
+        while growing:
+            for number in list(growing):
+                row, stream = batch.rows[number], streams[number]
+                text = "".join([stream.add(token) for token in row.tokens[taken[number] :]])
+                taken[number] = len(row.tokens)
+                if stream.ended:
+                    batch.end(number)
+                finish = None if batch.will_go_on(row) else row.finish
+                if finish is not None:
+                    text += stream.finish()
+                    growing.remove(number)
+                if text or finish:
+                    yield Piece(number, text, finish)
+            if growing:
+                batch.advance(stride)

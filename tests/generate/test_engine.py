@@ -1,52 +1,31 @@
 """The engine against the naive loop, and a row against its batch."""
 
+import dataclasses
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gpt2jax import model
-from gpt2jax.config import ModelConfig, SamplingConfig
+from gpt2jax.config import MeshConfig, ModelConfig, SamplingConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.generate.engine import bucket, decoding_params, generate
-from gpt2jax.generate.text import make_knobs
+from gpt2jax.generate.batch import Batch, Request
+from gpt2jax.generate.engine import bucket, decoding_params
 from gpt2jax.parameters import Params
-from tests.helpers import Checkpoint
-
-GREEDY = SamplingConfig(temperature=0.0)
-WARM = SamplingConfig(temperature=1.0)
-
-
-def run(
-    checkpoint: Checkpoint, prompts: list[list[int]], sampling: SamplingConfig, new: int, **rest: object
-) -> list[list[int]]:
-    params = decoding_params(checkpoint.params, checkpoint.config)
-    knobs = make_knobs(sampling, len(prompts))
-    return generate(params, prompts, checkpoint.config, knobs=knobs, max_new_tokens=new, **rest)  # type: ignore[arg-type]
-
-
-def naive(params: Params, prompt: list[int], config: ModelConfig, new: int) -> list[int]:
-    """Greedy by the whole forward pass at every token, over the whole context so that it compiles once."""
-    tokens = list(prompt)
-    for _ in range(new):
-        padded_BT = jnp.array([tokens + [0] * (config.n_ctx - len(tokens))], jnp.int32)
-        logits_BTV = forward(params, padded_BT, config=config)
-        tokens.append(int(logits_BTV[0, len(tokens) - 1, : config.n_vocab].argmax()))
-    return tokens[len(prompt) :]
-
-
-forward = jax.jit(model.forward, static_argnames="config")
-
-
-def prompts_of(checkpoint: Checkpoint, *lengths: int) -> list[list[int]]:
-    rng = np.random.default_rng(0)
-    return [rng.integers(checkpoint.config.n_vocab, size=length).tolist() for length in lengths]
+from gpt2jax.partition import Partition, make_mesh
+from tests.generate.helpers import GREEDY, batch_of, naive, next_logits, prompts_of, rows_of, sampling, write
+from tests.helpers import TINY, Checkpoint, place_on
+from tests.weights.helpers import held
 
 
 def test_greedy_is_the_naive_loop_for_every_length_in_a_batch(hf_tiny: Checkpoint) -> None:
     prompts = prompts_of(hf_tiny, 1, 5, 9, 20)
     wanted = [naive(hf_tiny.params, prompt, hf_tiny.config, 8) for prompt in prompts]
-    assert run(hf_tiny, prompts, GREEDY, 8) == wanted
+    assert write(hf_tiny, prompts, sampling(temperature=0.0, max_new_tokens=8)) == wanted
+    assert write(hf_tiny, prompts, sampling(do_sample=False, max_new_tokens=8)) == wanted
     shifted = [naive(hf_tiny.params, prompt[1:] or [7], hf_tiny.config, 8) for prompt in prompts]
     assert shifted != wanted
 
@@ -54,63 +33,220 @@ def test_greedy_is_the_naive_loop_for_every_length_in_a_batch(hf_tiny: Checkpoin
 def test_greedy_is_openais_own_continuation(openai_tiny: Checkpoint) -> None:
     prompts = openai_tiny.expected["greedy_prompt"].tolist()
     wanted = openai_tiny.expected["greedy"].tolist()
-    new = len(wanted[0]) - len(prompts[0])
-    assert [
-        prompt + tokens for prompt, tokens in zip(prompts, run(openai_tiny, prompts, GREEDY, new), strict=True)
-    ] == wanted
+    found = write(openai_tiny, prompts, dataclasses.replace(GREEDY, max_new_tokens=len(wanted[0]) - len(prompts[0])))
+    assert [prompt + tokens for prompt, tokens in zip(prompts, found, strict=True)] == wanted
+
+
+@pytest.mark.parametrize("stride", [1, 3, 100])
+def test_texts_do_not_depend_on_how_often_they_are_looked_at(hf_tiny: Checkpoint, stride: int) -> None:
+    prompts = prompts_of(hf_tiny, 3, 11, 7)
+    settings = sampling(max_new_tokens=12, seed=5)
+    batch = batch_of(hf_tiny, [Request(tuple(prompt), settings) for prompt in prompts])
+    seen = [list(row.tokens) for row in batch.rows]
+    while not batch.finished:
+        batch.advance(stride)
+        for before, row in zip(seen, batch.rows, strict=True):
+            assert row.tokens[: len(before)] == before
+        seen = [list(row.tokens) for row in batch.rows]
+    assert seen == write(hf_tiny, prompts, settings)
 
 
 def test_a_sample_does_not_depend_on_its_batch(hf_tiny: Checkpoint) -> None:
     prompts = prompts_of(hf_tiny, 3, 11, 7)
-    together = run(hf_tiny, prompts, WARM, 12, seed=5)
-    assert together == [run(hf_tiny, [prompt], WARM, 12, seed=5)[0] for prompt in prompts]
-    assert together[::-1] == run(hf_tiny, prompts[::-1], WARM, 12, seed=5)
-    assert together != run(hf_tiny, prompts, WARM, 12, seed=6)
+    settings = sampling(max_new_tokens=12, seed=5)
+    together = write(hf_tiny, prompts, settings)
+    assert together == [write(hf_tiny, [prompt], settings)[0] for prompt in prompts]
+    assert together[::-1] == write(hf_tiny, prompts[::-1], settings)
+    neighbours = [Request(tuple(prompts[1]), settings), Request((5,), sampling(temperature=2.0, top_k=3, seed=8))]
+    assert batch_of(hf_tiny, neighbours).run()[0].tokens == together[1]
+    assert together != write(hf_tiny, prompts, dataclasses.replace(settings, seed=6))
 
 
-def test_samples_of_one_prompt_differ_by_their_index(hf_tiny: Checkpoint) -> None:
+def test_samples_of_one_prompt_share_its_reading_and_differ_by_their_index(hf_tiny: Checkpoint) -> None:
     [prompt] = prompts_of(hf_tiny, 4)
-    four = run(hf_tiny, [prompt] * 4, WARM, 12, sample_index=[0, 1, 2, 3])
+    settings = sampling(max_new_tokens=12)
+    requests = [Request(tuple(prompt), settings, index) for index in range(4)]
+    four = [row.tokens for row in batch_of(hf_tiny, requests).run()]
     assert len({tuple(tokens) for tokens in four}) == 4
-    assert run(hf_tiny, [prompt], WARM, 12, sample_index=[2]) == [four[2]]
+    assert batch_of(hf_tiny, requests[2:3]).run()[0].tokens == four[2]
+    traced: list[int] = []
+    prefill = model.prefill
+
+    def noted(params: Params, tokens_BT: jax.Array, *rest: Any) -> Any:
+        traced.append(tokens_BT.shape[0])
+        return prefill(params, tokens_BT, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpt2jax.model.prefill", noted)
+        jax.clear_caches()
+        batch_of(hf_tiny, requests)
+        batch_of(hf_tiny, [*requests, Request((7,), settings)])
+    assert traced == [1, 2]
 
 
-def test_a_row_ends_at_the_stop_token_and_the_others_go_on(hf_tiny: Checkpoint) -> None:
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 1, 1), (8, 1, 1), (1, 1, 8), (2, 2, 2), (1, 8, 1)])
+def test_texts_are_the_same_on_any_mesh(mesh: tuple[int, int, int]) -> None:
+    """And the cache lies where its rows and heads do."""
+    weights = held(TINY)
+    params = jax.tree.map(lambda leaf: 0.1 * leaf, weights.params)
+    place = place_on(*mesh)
+    requests = [Request(tuple(range(3, 3 + length)), sampling(max_new_tokens=8)) for length in (2, 5, 9)]
+    alone = Batch(decoding_params(params, TINY), requests, TINY).run()
+    spread = decoding_params(jax.device_put(params, place.params()), TINY)
+    batch = Batch(spread, requests, TINY, place=place)
+    assert [row.tokens for row in batch.run()] == [row.tokens for row in alone]
+    keys = batch._state.cache[0]["k"]
+    assert keys.sharding.is_equivalent_to(place.sharding("batch", "heads", None, None), 4)
+    rows = max(4, mesh[0] * mesh[1])
+    assert keys.addressable_shards[0].data.shape == (rows // (mesh[0] * mesh[1]), 8 // mesh[2], 32, 8)
+
+
+def test_a_row_ends_at_a_stop_token_and_the_others_go_on(hf_tiny: Checkpoint) -> None:
     prompts = prompts_of(hf_tiny, 5, 6)
-    free = run(hf_tiny, prompts, GREEDY, 10)
+    settings = sampling(max_new_tokens=10, seed=2)
+    free = write(hf_tiny, prompts, settings)
     stop = free[0][3]
-    wanted = [tokens[: tokens.index(stop)] if stop in tokens else tokens for tokens in free]
-    assert run(hf_tiny, prompts, GREEDY, 10, stop_token=stop) == wanted
-    assert len(wanted[0]) < 10
+    assert stop not in free[0][:3] + free[1]
+    wanted = [free[0][:3], free[1]]
+    ended = rows_of(hf_tiny, prompts, settings, end_of_text=stop)
+    assert [row.tokens for row in ended] == wanted
+    assert [row.finish for row in ended] == ["stop", "length"]
+    assert write(hf_tiny, prompts, dataclasses.replace(settings, stop_tokens=(stop,) * 6)) == wanted
+    # Suppressed, it is never drawn; what came before it stays.
+    ignored = write(hf_tiny, prompts, dataclasses.replace(settings, ignore_end_of_text=True), end_of_text=stop)
+    assert all(stop not in tokens and len(tokens) == 10 for tokens in ignored)
+    assert ignored[0][:3] == free[0][:3]
 
 
-def test_a_row_ends_with_the_context(hf_tiny: Checkpoint) -> None:
+def test_no_stop_token_comes_before_the_least_length(hf_tiny: Checkpoint) -> None:
+    [prompt] = prompts_of(hf_tiny, 5)
+    [free] = write(hf_tiny, [prompt], sampling(max_new_tokens=10, seed=2))
+    for least in (3, 4, 6):
+        settings = sampling(max_new_tokens=10, min_new_tokens=least, seed=2)
+        [tokens] = write(hf_tiny, [prompt], settings, end_of_text=free[3])
+        assert len(tokens) == 3 if least == 3 else len(tokens) >= least
+        assert tokens[:3] == free[:3]
+
+
+def test_a_row_ends_with_the_context_or_slides_past_it(hf_tiny: Checkpoint) -> None:
     prompts = prompts_of(hf_tiny, 30, 2, 31)
-    found = run(hf_tiny, prompts, GREEDY, 100)
-    assert [len(tokens) for tokens in found] == [2, 30, 1]
-    assert found[1] == naive(hf_tiny.params, prompts[1], hf_tiny.config, 30)
+    found = rows_of(hf_tiny, prompts, sampling(temperature=0.0, max_new_tokens=100))
+    assert [len(row.tokens) for row in found] == [2, 30, 1]
+    assert [row.finish for row in found] == ["context"] * 3
+    assert found[1].tokens == naive(hf_tiny.params, prompts[1], hf_tiny.config, 30)
+    slid = rows_of(hf_tiny, prompts, sampling(temperature=0.0, max_new_tokens=60, past_context="slide"))
+    assert [row.tokens for row in slid] == [
+        naive(hf_tiny.params, prompt, hf_tiny.config, 60, slide=True) for prompt in prompts
+    ]
+    assert [row.finish for row in slid] == ["length"] * 3
 
 
-def test_prompts_that_leave_no_room_are_refused(hf_tiny: Checkpoint) -> None:
+def test_sliding_samples_do_not_depend_on_their_batch(hf_tiny: Checkpoint) -> None:
+    prompts = prompts_of(hf_tiny, 30, 2, 17)
+    settings = sampling(max_new_tokens=50, past_context="slide", repetition_penalty=1.3, presence_penalty=0.2)
+    together = write(hf_tiny, prompts, settings)
+    assert together == [write(hf_tiny, [prompt], settings)[0] for prompt in prompts]
+    assert [len(tokens) for tokens in together] == [50] * 3
+
+
+def test_forced_tokens_begin_the_text_and_banned_ones_never_come(hf_tiny: Checkpoint) -> None:
+    prompts = prompts_of(hf_tiny, 4, 6)
+    settings = sampling(temperature=0.0, max_new_tokens=8, forced_tokens=(7, 9))
+    found = rows_of(hf_tiny, prompts, settings)
+    for prompt, row in zip(prompts, found, strict=True):
+        assert row.tokens == [7, 9, *naive(hf_tiny.params, [*prompt, 7, 9], hf_tiny.config, 6)]
+        assert [math.isnan(value) for value in row.log_probs] == [True, True] + [False] * 6
+    banned = (found[0].tokens[2], found[1].tokens[2])
+    without = write(hf_tiny, prompts, dataclasses.replace(settings, banned_tokens=banned))
+    assert not {*banned} & {token for tokens in without for token in tokens}
+
+
+def test_log_probabilities_are_those_of_the_model_alone(hf_tiny: Checkpoint) -> None:
+    prompts = prompts_of(hf_tiny, 4, 6)
+    settings = sampling(max_new_tokens=5, temperature=3.0, repetition_penalty=2.0, top_k=50)
+    for prompt, row in zip(prompts, rows_of(hf_tiny, prompts, settings, alternatives=3), strict=True):
+        tokens = list(prompt)
+        for token, log_prob, top in zip(row.tokens, row.log_probs, row.top, strict=True):
+            logits = next_logits(hf_tiny.params, tokens, hf_tiny.config).astype(np.float64)
+            wanted = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+            assert log_prob == pytest.approx(wanted[token], abs=1e-4)
+            best = np.argsort(-wanted)[:3]
+            assert [one for one, _ in top] == best.tolist()
+            assert [value for _, value in top] == pytest.approx(wanted[best].tolist(), abs=1e-4)
+            tokens.append(token)
+
+
+def test_penalties_and_bias_are_those_of_a_naive_loop(hf_tiny: Checkpoint) -> None:
+    """Written out in numpy, in the documented order."""
+    prompts = prompts_of(hf_tiny, 4, 6)
+    settings = sampling(
+        temperature=0.0,
+        max_new_tokens=12,
+        repetition_penalty=1.5,
+        presence_penalty=0.3,
+        frequency_penalty=0.2,
+        logit_bias={3: 2.0, 5: -1.0},
+    )
+    for prompt, tokens in zip(prompts, write(hf_tiny, prompts, settings), strict=True):
+        drawn: list[int] = []
+        for _ in range(12):
+            logits = next_logits(hf_tiny.params, prompt + drawn, hf_tiny.config).copy()
+            seen = np.zeros(300, bool)
+            seen[prompt + drawn] = True
+            logits = np.where(seen, np.where(logits > 0, logits / 1.5, logits * 1.5), logits)
+            counts = np.bincount(drawn, minlength=300)
+            logits = logits - 0.3 * (counts > 0) - 0.2 * counts
+            logits[3] += 2.0
+            logits[5] -= 1.0
+            drawn.append(int(logits.argmax()))
+        assert tokens == drawn
+        assert tokens != naive(hf_tiny.params, prompt, hf_tiny.config, 12)
+
+
+def test_what_cannot_be_written_is_refused(hf_tiny: Checkpoint) -> None:
     with pytest.raises(GPT2JaxError, match="prompt 1: 32 tokens: should be below the model's context of 32"):
-        run(hf_tiny, prompts_of(hf_tiny, 3, 32), GREEDY, 1)
+        write(hf_tiny, prompts_of(hf_tiny, 3, 32), GREEDY)
     with pytest.raises(GPT2JaxError, match="prompt 0: no tokens"):
-        run(hf_tiny, [[]], GREEDY, 1)
+        write(hf_tiny, [[]], GREEDY)
+    for name in ("banned_tokens", "stop_tokens", "forced_tokens"):
+        with pytest.raises(GPT2JaxError, match=f"sampling.{name}: 300: should be below the vocabulary of 300"):
+            write(hf_tiny, [[1]], sampling(**{name: (300,)}))
+    with pytest.raises(GPT2JaxError, match=r"min_new_tokens: 9: should be at most sampling\.max_new_tokens \(8\)"):
+        sampling(min_new_tokens=9, max_new_tokens=8)
 
 
-def test_settings_and_lengths_of_a_bucket_compile_once(hf_tiny: Checkpoint, compiled: list[str]) -> None:
+def test_a_hundred_mixed_requests_compile_a_program_for_each_bucket(hf_tiny: Checkpoint, compiled: list[str]) -> None:
+    rng = np.random.default_rng(0)
     params = decoding_params(hf_tiny.params, hf_tiny.config)
+    jax.clear_caches()
     compiled.clear()
-    for length in (2, 9, 17):
-        for sampling in (GREEDY, WARM, SamplingConfig(top_k=5), SamplingConfig(top_p=0.5, top_p_rule="openai")):
-            knobs = make_knobs(sampling, 5)
-            prompts = prompts_of(hf_tiny, *[length] * 5)
-            generate(
-                params, prompts, hf_tiny.config, knobs=knobs, max_new_tokens=length, seed=length, stop_token=length
+    shapes = set()
+    for _ in range(100):
+        settings = [
+            sampling(
+                max_new_tokens=int(rng.integers(1, 12)),
+                temperature=float(rng.choice([0.0, 0.7, 1.0])),
+                top_k=int(rng.choice([0, 5])),
+                top_p=float(rng.choice([1.0, 0.9])),
+                min_p=float(rng.choice([0.0, 0.1])),
+                repetition_penalty=float(rng.choice([1.0, 1.2])),
+                logit_bias={1: 2.0} if rng.random() < 0.3 else {},
+                stop_tokens=(4,) if rng.random() < 0.3 else (),
+                seed=int(rng.integers(1000)),
             )
-    assert compiled.count("jit(_run)") == 1
-    generate(params, prompts_of(hf_tiny, *[3] * 6), hf_tiny.config, knobs=make_knobs(WARM, 6), max_new_tokens=2)
-    assert compiled.count("jit(_run)") == 2  # Another batch size is another program.
+            for _ in range(rng.integers(1, 9))
+        ]
+        requests = [
+            Request(tuple(rng.integers(300, size=rng.integers(1, 20)).tolist()), one, number)
+            for number, one in enumerate(settings)
+        ]
+        Batch(params, requests, hf_tiny.config, end_of_text=299).run()
+        unique = len({request.prompt for request in requests})
+        shapes.add((1 << (len(requests) - 1).bit_length(), 1 << (unique - 1).bit_length()))
+    # The context of 32 is one bucket of lengths; rows come in 1, 2, 4 and 8.
+    assert len(shapes) <= 5
+    assert compiled.count("jit(start)") == len(shapes)
+    assert compiled.count("jit(advance)") <= 4
 
 
 def test_buckets_are_powers_of_two_up_to_the_context() -> None:
@@ -124,4 +260,9 @@ def test_decoding_casts_only_what_enters_matrix_products(hf_tiny: Checkpoint) ->
     params = decoding_params(hf_tiny.params, config)
     kinds = {jax.tree_util.keystr(path): leaf.dtype for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     assert all((dtype == jnp.bfloat16) == ("'c_" in path or "wte" in path) for path, dtype in kinds.items())
-    assert len(generate(params, [[1, 2]], config, knobs=make_knobs(WARM, 1), max_new_tokens=3)[0]) == 3
+    [row] = Batch(params, [Request((1, 2), SamplingConfig(max_new_tokens=3))], config).run()
+    assert len(row.tokens) == 3
+
+
+def test_a_mesh_of_one_device_is_no_mesh() -> None:
+    assert Partition(make_mesh(MeshConfig(), jax.devices()[:1])).mesh.size == 1

@@ -1,4 +1,6 @@
-"""Which tokens may be drawn, against the two published rules written out in numpy."""
+"""Which tokens may be drawn, against the published rules written out in numpy."""
+
+from collections.abc import Callable
 
 import hypothesis.strategies as st
 import jax
@@ -7,20 +9,51 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from gpt2jax.config import SamplingConfig
-from gpt2jax.generate.filters import NEVER, draw, filter_logits
-from gpt2jax.generate.text import make_knobs
+from gpt2jax.config import ModelConfig
+from gpt2jax.generate.batch import make_knobs
+from gpt2jax.generate.filters import NEVER, History, Knobs, adjust_logits, draw, filter_logits
+from tests.generate.helpers import sampling
 
 
-def kept(logits: list[float], **sampling: float | str) -> set[int]:
-    filtered_BV = filter_logits(jnp.array([logits], jnp.float32), make_knobs(SamplingConfig(**sampling), 1))  # type: ignore[arg-type]
+def knobs_of(count: int, vocab: int, **settings: object) -> Knobs:
+    """For a vocabulary of any size, which a model's padded one is not."""
+    config = ModelConfig(n_vocab=vocab, n_embd=8, n_head=1)
+    knobs = make_knobs([sampling(**settings)] * count, count, config)
+    return jax.tree.map(lambda leaf: leaf[..., :vocab] if leaf.ndim == 2 else leaf, knobs)
+
+
+def adjusted(logits: list[float], prompt: list[int], drawn: list[int], **settings: object) -> np.ndarray:
+    size = len(logits)
+    history = History(
+        jnp.zeros((1, size), bool).at[0, jnp.array(prompt, int)].set(True), jnp.zeros((1, size), jnp.int32)
+    )
+    for token in drawn:
+        history = history.add(jnp.array([token]), jnp.array([True]))
+    stop_BM = jnp.array([[settings.pop("stop", -1)]], jnp.int32)
+    found_BV = adjust_logits(
+        jnp.array([logits], jnp.float32),
+        knobs_of(1, size, **settings),
+        history,
+        stop_BM,
+        jnp.array([len(drawn)], jnp.int32),
+        size,
+    )
+    return np.asarray(found_BV[0])
+
+
+def kept(logits: list[float], **settings: object) -> set[int]:
+    filtered_BV = filter_logits(jnp.array([logits], jnp.float32), knobs_of(1, len(logits), **settings))
     return set(np.flatnonzero(np.asarray(filtered_BV[0]) > NEVER).tolist())
+
+
+def probabilities(logits: list[float]) -> np.ndarray:
+    probability = np.exp(np.array(logits) - max(logits))
+    return probability / probability.sum()
 
 
 def reference_top_p(logits: list[float], p: float, rule: str) -> set[int]:
     order = sorted(range(len(logits)), key=lambda token: -logits[token])
-    probability = np.exp(np.array(logits) - max(logits))
-    probability /= probability.sum()
+    probability = probabilities(logits)
     chosen: set[int] = set()
     mass = 0.0
     for token in order:
@@ -45,6 +78,28 @@ def test_top_p_is_the_named_rule(logits: list[float], p: float, rule: str) -> No
         assert kept(logits, top_p=p, top_p_rule=rule) == wanted
 
 
+@given(LOGITS, st.floats(0.01, 0.99))
+def test_the_mass_that_is_kept_is_on_its_side_of_p(logits: list[float], p: float) -> None:
+    probability = probabilities(logits)
+    standard = kept(logits, top_p=p)
+    assert probability[list(standard)].sum() >= p - 1e-5
+    openai = kept(logits, top_p=p, top_p_rule="openai")
+    assert probability[list(openai)].sum() <= p + 1e-5 or len(openai) == 1
+    assert openai <= standard
+
+
+@given(LOGITS, st.floats(0.01, 1.0))
+def test_min_p_is_a_share_of_the_most_probable(logits: list[float], p: float) -> None:
+    probability = probabilities(logits)
+
+    def reference(p: float) -> set[int]:
+        return set(np.flatnonzero(probability >= p * probability.max()).tolist()) or {int(probability.argmax())}
+
+    if reference(p - 1e-5) == reference(p + 1e-5):
+        assert kept(logits, min_p=p) == reference(p)
+    assert kept(logits, min_p=0.0) == set(range(len(logits)))
+
+
 def test_the_two_rules_differ_by_the_token_that_crosses() -> None:
     logits = np.log([0.5, 0.3, 0.2]).tolist()
     assert kept(logits, top_p=0.6) == {0, 1}
@@ -58,23 +113,80 @@ def test_top_k_keeps_the_k_highest(logits: list[float], k: int) -> None:
     assert kept(logits, top_k=k) == set(sorted(range(len(logits)), key=lambda token: -logits[token])[:k])
 
 
-def test_ties_at_the_cut_stay_and_top_p_works_on_what_top_k_left() -> None:
+def test_ties_at_the_cut_stay_and_each_cut_works_on_what_the_last_left() -> None:
     assert kept([1.0, 2.0, 1.0, 0.0], top_k=2) == {0, 1, 2}
+    assert kept([1.0, 1.0, 1.0], min_p=1.0) == {0, 1, 2}
     logits = np.log([0.4, 0.3, 0.2, 0.1]).tolist()
     assert kept(logits, top_k=2, top_p=0.56) == {0}  # 0.4 / 0.7 is above 0.56; of the whole, 0.4 is not.
     assert kept(logits, top_p=0.56) == {0, 1}
+    assert kept(logits, top_p=0.95, min_p=0.6) == {0, 1}
 
 
-def test_temperature_divides_before_top_p() -> None:
+def test_temperature_divides_before_the_cuts() -> None:
     logits = np.log([0.5, 0.3, 0.2]).tolist()
     assert kept(logits, top_p=0.6, temperature=0.25) == {0}
     assert kept(logits, top_p=0.6, temperature=4.0) == {0, 1}
+    assert kept(logits, min_p=0.5, temperature=4.0) == {0, 1, 2}
 
 
-def test_draws_follow_the_distribution_and_never_take_the_padding() -> None:
-    logits_BV = jnp.tile(jnp.log(jnp.array([[0.6, 0.3, 0.1, 5.0]])), (4000, 1))  # The last entry pads the vocabulary.
+def test_penalties_are_the_published_ones() -> None:
+    logits = [2.0, -2.0, 1.0, 0.5]
+    assert adjusted(logits, [0, 1], [], repetition_penalty=2.0).tolist() == [1.0, -4.0, 1.0, 0.5]
+    assert adjusted(logits, [], [2, 2], repetition_penalty=2.0).tolist() == [2.0, -2.0, 0.5, 0.5]
+    assert adjusted(logits, [0], [2, 2], presence_penalty=0.5).tolist() == [2.0, -2.0, 0.5, 0.5]
+    assert adjusted(logits, [0], [2, 2], frequency_penalty=0.5).tolist() == [2.0, -2.0, 0.0, 0.5]
+    assert adjusted(logits, [0], [2, 2]).tolist() == logits
+
+
+def test_order_is_penalty_then_bias() -> None:
+    found = adjusted([2.0, 1.0], [0], [0], repetition_penalty=2.0, presence_penalty=0.25, logit_bias={0: 10.0})
+    assert found.tolist() == [2.0 / 2.0 - 0.25 + 10.0, 1.0]
+
+
+def test_bans_hold_at_any_temperature_and_leave_one_candidate() -> None:
+    banned = adjusted([2.0, 1.0, 0.0], [], [], banned_tokens=(0, 2))
+    assert (banned <= NEVER).tolist() == [True, False, True]
+    for settings in (
+        {"temperature": 100.0},
+        {"top_k": 3},
+        {"top_p": 0.99},
+        {"min_p": 0.01},
+        {"top_k": 3, "top_p": 0.9},
+    ):
+        assert kept(banned.tolist(), **settings) == {1}
+    # A bias brings nothing back that is banned, and what is banned for now may come later.
+    assert adjusted([2.0, 1.0], [], [], banned_tokens=(0,), logit_bias={0: 50.0})[0] <= NEVER
+    assert adjusted([2.0, 1.0], [], [], min_new_tokens=1, stop=0)[0] <= NEVER
+    assert adjusted([2.0, 1.0], [], [1], min_new_tokens=1, stop=0)[0] == 2.0
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 2}, {"top_p": 0.8}, {"min_p": 0.05}])
+def test_draws_follow_the_distribution_and_never_take_the_padding(settings: dict[str, float]) -> None:
+    config = ModelConfig(n_vocab=3, n_embd=8, n_head=1)  # 128 rows, of which 125 pad.
+    logits_BV = jnp.tile(jnp.full(128, 5.0).at[:3].set(jnp.log(jnp.array([0.6, 0.3, 0.1]))), (4000, 1))
+    history = History(jnp.zeros((4000, 128), bool), jnp.zeros((4000, 128), jnp.int32))
+    none_BM, zero_B = jnp.full((4000, 1), -1, jnp.int32), jnp.zeros(4000, jnp.int32)
     keys_B = jax.random.split(jax.random.key(0), 4000)
-    drawn_B = np.asarray(draw(logits_BV, make_knobs(SamplingConfig(), 4000), keys_B, n_vocab=3))
-    assert np.bincount(drawn_B, minlength=4) / 4000 == pytest.approx([0.6, 0.3, 0.1, 0.0], abs=0.03)
-    cold_B = np.asarray(draw(logits_BV, make_knobs(SamplingConfig(temperature=0.0), 4000), keys_B, n_vocab=3))
-    assert set(cold_B.tolist()) == {0}
+
+    def drawn(**settings: object) -> np.ndarray:
+        knobs = make_knobs([sampling(**settings)] * 4000, 4000, config)
+        adjusted_BV = adjust_logits(logits_BV, knobs, history, none_BM, zero_B, 3)
+        return np.asarray(draw(adjusted_BV, knobs, keys_B))
+
+    wanted = [0.6, 0.3, 0.1] if settings in ({}, {"min_p": 0.05}) else [2 / 3, 1 / 3, 0.0]
+    found = np.bincount(drawn(**settings), minlength=128) / 4000
+    assert found[:3].tolist() == pytest.approx(wanted, abs=0.03)
+    assert not found[3:].any()
+    assert set(drawn(temperature=0.0, **settings).tolist()) == {0}
+
+
+def test_a_row_draws_by_its_own_key_and_settings() -> None:
+    config = ModelConfig(n_vocab=100, n_embd=8, n_head=1)
+    logits_BV = jnp.asarray(np.random.default_rng(0).standard_normal((4, 128)), jnp.float32)
+    keys_B = jax.random.split(jax.random.key(0), 4)
+    mixed = [sampling(), sampling(temperature=0.0), sampling(top_k=3), sampling(top_p=0.2, temperature=2.0)]
+    draw_of: Callable[..., list[int]] = lambda logits, knobs, keys: np.asarray(draw(logits, knobs, keys)).tolist()  # noqa: E731
+    together = draw_of(logits_BV, make_knobs(mixed, 4, config), keys_B)
+    for row, one in enumerate(mixed):
+        alone = draw_of(logits_BV[row : row + 1], make_knobs([one], 1, config), keys_B[row : row + 1])
+        assert alone == together[row : row + 1]

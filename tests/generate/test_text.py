@@ -1,15 +1,19 @@
 """Text in, text out."""
 
+import dataclasses
+import math
+
 import jax
 import pytest
 
 from gpt2jax import parameters, tokenizer
-from gpt2jax.config import ModelConfig, SamplingConfig
+from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.text import TextModel
+from tests.generate.helpers import sampling
 
 CONFIG = ModelConfig(n_vocab=257, n_ctx=64, n_embd=32, n_head=4, n_layer=2)
-SAMPLING = SamplingConfig(max_new_tokens=8, num_samples=2)
+SAMPLING = sampling(max_new_tokens=8, num_samples=2)
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +29,59 @@ def test_each_prompt_gets_its_samples_whatever_the_batch_size(writer: TextModel)
     assert written == writer.write(prompts, SAMPLING, batch_size=4)
     assert written[1] == writer.write(["another one"], SAMPLING)[0]
     assert written[0][0] != written[0][1]
+
+
+def test_a_stream_gives_the_same_texts(writer: TextModel) -> None:
+    prompts = ["one", "another one"]
+    texts, finished = ["", "", "", ""], []
+    for piece in writer.stream(prompts, SAMPLING):
+        texts[piece.number] += piece.text
+        finished += [piece.number] if piece.finish else []
+    written = writer.write(prompts, SAMPLING)
+    assert texts == [text for some in written for text in some]
+    assert sorted(finished) == [0, 1, 2, 3]
+
+
+def test_stop_strings_end_texts_wherever_tokens_end(writer: TextModel) -> None:
+    [[free]] = writer.write(["one"], sampling(max_new_tokens=40))
+    stop = free[9:12]
+    assert stop not in free[:11]
+    settings = sampling(max_new_tokens=40, stop=(stop,))
+    [[sample]] = writer.sample(["one"], settings)
+    assert (sample.text, sample.finish) == (free[:9], "stop")
+    assert "".join(piece.text for piece in writer.stream(["one"], settings)) == free[:9]
+    both = writer.write(["one", "two"], settings)
+    assert both[0] == [free[:9]]
+    assert both[1] == writer.write(["two"], settings)[0]
+
+
+def test_the_best_of_several_is_the_most_probable_per_token(writer: TextModel) -> None:
+    many = writer.sample(["one"], sampling(max_new_tokens=8, num_samples=6))[0]
+    best = writer.sample(["one"], sampling(max_new_tokens=8, num_samples=2, best_of=3))[0]
+    for at in (0, 1):
+        wanted = max(many[3 * at : 3 * at + 3], key=lambda one: sum(one.log_probs) / len(one.log_probs))
+        assert best[at] == wanted
+    with pytest.raises(GPT2JaxError, match="best_of: 3: should be 1"):
+        next(writer.stream(["one"], sampling(best_of=3)))
+
+
+def test_alternatives_come_when_asked_for(writer: TextModel) -> None:
+    [[sample]] = writer.sample(["one"], sampling(max_new_tokens=5, forced_tokens=(7,)), alternatives=2)
+    assert [len(top) for top in sample.top] == [0, 2, 2, 2, 2]
+    assert math.isnan(sample.log_probs[0])
+    assert sample.tokens[0] == 7
+    assert sample.mean_log_prob == pytest.approx(sum(sample.log_probs[1:]) / 4)
+
+
+def test_a_long_prompt_is_cut_from_the_left_when_allowed(writer: TextModel) -> None:
+    prompt = "abc" * 30
+    with pytest.raises(GPT2JaxError, match="90 tokens: should be below the model's context, 64; --truncate left"):
+        writer.write([prompt], SAMPLING)
+    cut = dataclasses.replace(SAMPLING, truncate="left")
+    assert writer.write([prompt], cut) == writer.write([prompt[-56:]], SAMPLING)
+    # Half of the context at least stays.
+    much = dataclasses.replace(cut, max_new_tokens=1000)
+    assert writer.write([prompt], much) == writer.write([prompt[-32:]], dataclasses.replace(much, truncate="none"))
 
 
 def test_special_tokens_are_read_only_when_allowed(writer: TextModel) -> None:

@@ -14,8 +14,8 @@ import tiktoken
 
 from gpt2jax import parameters, tokenizer
 from gpt2jax.config import ModelConfig, SamplingConfig, preset
-from gpt2jax.generate.engine import decoding_params, generate
-from gpt2jax.generate.text import make_knobs
+from gpt2jax.generate.batch import Batch, Request
+from gpt2jax.generate.engine import decoding_params
 from gpt2jax.model import forward
 from gpt2jax.parameters import Params
 from gpt2jax.weights.layout import NANOGPT, OPENAI
@@ -69,9 +69,9 @@ def test_peers_read_what_is_written(name: str, tmp_path: Path) -> None:
     assert error < 1e-5
     assert distance(logits_BTV[..., : config.n_vocab], found["huggingface/logits"][::-1]) > 0.1
 
-    decoding = decoding_params(weights.params, config)
-    knobs = make_knobs(SamplingConfig(temperature=0.0), rows=2)
-    new = generate(decoding, tokens_BT.tolist(), config, knobs=knobs, max_new_tokens=8)
+    greedy = SamplingConfig(do_sample=False, max_new_tokens=8)
+    requests = [Request(tuple(prompt), greedy) for prompt in tokens_BT.tolist()]
+    new = [row.tokens for row in Batch(decoding_params(weights.params, config), requests, config).run()]
     assert np.array_equal(np.concatenate([tokens_BT, new], axis=1), found["huggingface/greedy"])
 
     assert encoding is not None

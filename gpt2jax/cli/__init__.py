@@ -1,0 +1,76 @@
+"""The command line: a module for each verb, all of them thin. jax is imported only by the verbs that compute."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, cast
+
+from gpt2jax import __version__
+from gpt2jax.cli import features, generate, info, prepare, train, weights
+from gpt2jax.errors import GPT2JaxError, GPT2JaxWarning, nearest
+
+HELP = """usage: gpt2jax VERB [options]
+
+GPT-2 in JAX: prepare text, train, generate, convert weights.
+
+  prepare   text, JSONL or the built-in corpus to token shards
+  train     train a model as a settings file says; goes on where a run was stopped
+  generate  write text with a trained model
+  features  what a model makes of texts, as arrays
+  convert   weights from any form to any other: OpenAI's, Hugging Face's, nanoGPT's, llm.c's, ours
+  download  OpenAI's released models
+  info      versions, devices and cache folders
+
+examples:
+  gpt2jax prepare pydoc --out data/pydoc --tokenizer bytes
+  gpt2jax train configs/quickstart.yaml
+  gpt2jax generate --model runs/quickstart "The assignment statement"
+  gpt2jax generate --model gpt2-medium "Once upon a time, far far away,"
+
+`gpt2jax VERB --help` tells more. Every verb takes --debug: show the traceback of an error.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 2 for an error of the user's, 130 after Ctrl-C."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    verbs: dict[str, Callable[[list[str]], int]] = {
+        "prepare": prepare.run,
+        "train": train.run,
+        "generate": generate.run,
+        "features": features.run,
+        "convert": weights.convert,
+        "download": weights.download,
+        "info": info.run,
+    }
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0 if args else 2
+    if args[0] == "--version":
+        print(f"gpt2jax {__version__}")
+        return 0
+    try:
+        if args[0] not in verbs:
+            raise GPT2JaxError(f"verb: {args[0]!r}: unknown ({nearest(args[0], verbs)})")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", GPT2JaxWarning)
+            warnings.showwarning = cast(Any, _show_warning)
+            return verbs[args[0]](args[1:])
+    except GPT2JaxError as error:
+        if debug:
+            raise
+        print(f"gpt2jax: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # Of a file that nobody looked at more closely: no permission, say.
+        if debug:
+            raise
+        print(f"gpt2jax: {error.filename or args[0]}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    print(f"gpt2jax: warning: {message}", file=sys.stderr)

@@ -1,0 +1,69 @@
+"""`gpt2jax train`."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from gpt2jax import config as settings
+from gpt2jax.cli.parse import parse, start
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.files import write_text
+
+HELP = """Train a model as a settings file says.
+
+usage: gpt2jax train SETTINGS.yaml [--init-from MODEL] [--section.key VALUE ...]
+       gpt2jax train --resume RUN [--section.key VALUE ...]
+
+The run's folder (training.run-dir) gets checkpoints, metrics.jsonl, TensorBoard events, loss.png, samples.txt and
+report.md. When it holds a checkpoint already, training goes on from there; --resume after a settings file insists on
+that, and --resume RUN takes the run's own settings. --init-from (in full --training.init-from) starts from the
+weights of a run, of another program's folder or file, or of a released model. Ctrl-C stops after the step in hand,
+with a checkpoint.
+
+examples:
+  gpt2jax train configs/quickstart.yaml
+  gpt2jax train configs/quickstart.yaml --optimizer.learning-rate 1e-3 --training.run-dir runs/faster
+  gpt2jax train my_settings.yaml --init-from gpt2-medium
+  gpt2jax train configs/quickstart.yaml --mesh.cpu-devices 8 --mesh.fsdp 8
+  gpt2jax train --resume runs/quickstart --training.steps 2000"""
+
+
+def run(args: list[str]) -> int:
+    command = " ".join(["gpt2jax train", *args])
+    args = [re.sub(r"^--init[-_]from(?==|$)", "--training.init-from", arg) for arg in args]
+    resume = False
+    if args and not args[0].startswith("-"):
+        config = settings.load(args.pop(0))
+        if "--resume" in args:
+            args.remove("--resume")
+            resume = True
+    elif args[:1] == ["--resume"] and len(args) > 1 and not args[1].startswith("-"):
+        config = settings.load(Path(args[1]) / "config.yaml")
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, run_dir=args[1]))
+        args, resume = args[2:], True
+    elif "--help" in args or "-h" in args:
+        config = settings.Config()
+    else:
+        raise GPT2JaxError("train: needs a settings file (say configs/quickstart.yaml) or --resume RUN")
+    config = parse(settings.Config, args, "train", HELP, default=config)
+
+    start(config.mesh.cpu_devices)
+    from gpt2jax import checkpoint
+    from gpt2jax.generate.interactive import under_rules
+    from gpt2jax.generate.text import TextModel
+    from gpt2jax.train.loop import train as run_training
+
+    if resume:
+        checkpoint.find(config.training.run_dir)
+    result = run_training(config, command)
+    if result.interrupted:
+        return 130
+    run_dir = Path(config.training.run_dir)
+    model = TextModel.from_params(result.params, config.model, result.encoding)
+    samples = "".join(under_rules(model.write([model.start()], config.sampling, allow_special=True)[0]))
+    write_text(run_dir / "samples.txt", samples)
+    print(samples, end="")
+    bits = "" if result.bits_per_byte is None else f", {result.bits_per_byte:.4f} bits per byte"
+    print(f"validation loss {result.validation_loss:.4f} nats per token{bits}, after step {result.step}")
+    print(f"curves: {run_dir / 'loss.png'}   report: {run_dir / 'report.md'}   samples: {run_dir / 'samples.txt'}")
+    return 0

@@ -1,0 +1,133 @@
+"""Large jobs: a file of prompts to a file of texts, in order, restarted where it stopped."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gpt2jax.config import SamplingConfig
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.generate.text import Sample, TextModel
+from gpt2jax.progress import counter
+
+# Batches that are sorted by length together: enough to waste little padding, few enough to lose little work.
+WINDOW_BATCHES = 8
+
+
+def run_job(
+    model: TextModel,
+    prompts: list[str],
+    output: Path,
+    sampling: SamplingConfig,
+    *,
+    batch_size: int = 16,
+    log_probs: int = 0,
+    allow_special: bool = False,
+    progress: bool = True,
+) -> int:
+    """Write a JSON line for each prompt to ``output``, in the order of the prompts.
+
+    A line has ``prompt``, ``texts`` and ``finish_reasons``, and with ``log_probs`` also ``tokens``, ``log_probs`` and
+    ``top_log_probs``. Until the job is done the lines stand in ``output`` with ``.partial`` behind its name; the same
+    call goes on after the last whole line there. A text depends on (seed, sample index) and its prompt alone, so that
+    a job that was stopped ends with the same lines as one that was not.
+
+    With several processes each takes every n-th prompt and writes ``output`` with ``.K-of-N`` behind its name.
+
+    Returns:
+        How many prompts were done by this call.
+
+    Raises:
+        GPT2JaxError: a prompt that cannot be continued, before anything is computed; or ``output`` exists.
+    """
+    if jax.process_count() > 1:
+        output = output.with_name(f"{output.name}.{jax.process_index()}-of-{jax.process_count()}")
+        prompts = prompts[jax.process_index() :: jax.process_count()]
+    if output.exists():
+        raise GPT2JaxError(f"{output}: exists; give a new name, or remove it")
+    model.requests(prompts, sampling, allow_special)  # Every prompt is checked before hours of work begin.
+    partial = output.with_name(f"{output.name}.partial")
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        done = _whole_lines(partial, prompts)
+        window = batch_size * WINDOW_BATCHES
+        started, drawn = time.perf_counter(), 0
+        with partial.open("a", encoding="utf-8") as file, counter("Writing", len(prompts), progress) as report:
+            report(done, "")
+            for first in range(done, len(prompts), window):
+                some = prompts[first : first + window]
+                samples = model.sample(
+                    some, sampling, allow_special=allow_special, batch_size=batch_size, alternatives=log_probs
+                )
+                for prompt, written in zip(some, samples, strict=True):
+                    file.write(json.dumps(_line(prompt, written, sampling, log_probs), ensure_ascii=False) + "\n")
+                    drawn += sum(len(one.tokens) for one in written)
+                file.flush()
+                os.fsync(file.fileno())
+                report(first + len(some), f"{drawn / (time.perf_counter() - started):,.0f} tokens/s")
+        os.replace(partial, output)
+    except OSError as error:
+        raise GPT2JaxError(f"{output}: cannot be written ({error.strerror or error})") from None
+    return len(prompts) - done
+
+
+def _line(prompt: str, samples: list[Sample], sampling: SamplingConfig, log_probs: int) -> dict[str, Any]:
+    head = prompt if sampling.return_full_text else ""
+    line: dict[str, Any] = {
+        "prompt": prompt,
+        "texts": [head + one.text for one in samples],
+        "finish_reasons": [one.finish for one in samples],
+    }
+    if log_probs:
+        line["tokens"] = [one.tokens for one in samples]
+        line["log_probs"] = [[None if value != value else value for value in one.log_probs] for one in samples]
+        line["top_log_probs"] = [one.top for one in samples]
+    return line
+
+
+def _whole_lines(partial: Path, prompts: list[str]) -> int:
+    """How many prompts are done in ``partial``; the line that a crash cut short is dropped from it."""
+    if not partial.exists():
+        return 0
+    raw = partial.read_bytes()
+    whole = raw[: raw.rfind(b"\n") + 1]
+    lines = whole.decode("utf-8").splitlines()
+    for number, (line, prompt) in enumerate(zip(lines, prompts, strict=False), 1):
+        if json.loads(line)["prompt"] != prompt:
+            raise GPT2JaxError(f"{partial}: line {number} is of another prompt than this job's: remove the file")
+    if len(whole) < len(raw):
+        with partial.open("r+b") as file:
+            file.truncate(len(whole))
+    return len(lines)
+
+
+def read_prompts(path: Path, key: str = "prompt") -> list[str]:
+    """The prompts of a .jsonl file (strings, or objects with ``key``) or of a text file, a line each.
+
+    Raises:
+        GPT2JaxError: unreadable, or a line that is neither.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GPT2JaxError(f"{path}: cannot be read ({error})") from None
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if path.suffix != ".jsonl":
+        return [line for _, line in lines]
+    return list(_parse(lines, key, path))
+
+
+def _parse(lines: list[tuple[int, str]], key: str, path: Path) -> Iterator[str]:
+    for number, line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise GPT2JaxError(f"{path}: line {number}: not JSON ({error})") from None
+        prompt = value.get(key) if isinstance(value, dict) else value
+        if not isinstance(prompt, str):
+            raise GPT2JaxError(f"{path}: line {number}: should be a string, or an object with a string {key!r}")
+        yield prompt

@@ -1,0 +1,104 @@
+"""Large jobs: every prompt once, in order, however often the job is stopped."""
+
+import json
+from pathlib import Path
+
+import jax
+import pytest
+
+from gpt2jax import parameters, tokenizer
+from gpt2jax.config import ModelConfig
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.generate import jobs
+from gpt2jax.generate.jobs import read_prompts, run_job
+from gpt2jax.generate.text import TextModel
+from tests.generate.helpers import sampling
+
+CONFIG = ModelConfig(n_vocab=257, n_ctx=64, n_embd=32, n_head=4, n_layer=2)
+SAMPLING = sampling(max_new_tokens=6, num_samples=2)
+PROMPTS = ["x" * (1 + number * 7 % 20) + str(number) for number in range(23)]
+
+
+@pytest.fixture(scope="module")
+def writer() -> TextModel:
+    return TextModel.from_params(parameters.init(jax.random.key(0), CONFIG), CONFIG, tokenizer.byte_level())
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "WINDOW_BATCHES", 1)
+
+
+def test_lines_are_in_the_order_of_the_prompts(writer: TextModel, tmp_path: Path) -> None:
+    output = tmp_path / "deep" / "out.jsonl"
+    assert run_job(writer, PROMPTS, output, SAMPLING, batch_size=4, progress=False) == 23
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == PROMPTS
+    for prompt, line in zip(PROMPTS[:3], lines, strict=False):
+        assert line["texts"] == [prompt + text for text in writer.write([prompt], SAMPLING)[0]]
+        assert set(line["finish_reasons"]) <= {"length", "stop"}
+    assert list(output.parent.iterdir()) == [output]
+    with pytest.raises(GPT2JaxError, match="exists"):
+        run_job(writer, PROMPTS, output, SAMPLING, progress=False)
+
+
+def test_a_stopped_job_goes_on_and_ends_the_same(
+    writer: TextModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_windows: None
+) -> None:
+    whole = tmp_path / "whole.jsonl"
+    run_job(writer, PROMPTS, whole, SAMPLING, batch_size=4, progress=False)
+    output = tmp_path / "out.jsonl"
+    partial = tmp_path / "out.jsonl.partial"
+    sample, calls = TextModel.sample, []
+
+    def failing(self: TextModel, *args: object, **rest: object) -> object:
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return sample(self, *args, **rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TextModel, "sample", failing)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(writer, PROMPTS, output, SAMPLING, batch_size=4, progress=False)
+    assert not output.exists()
+    assert len(partial.read_text().splitlines()) == 8
+    partial.write_text(partial.read_text() + '{"prompt": "half of a li')  # A crash in the middle of a write.
+    assert run_job(writer, PROMPTS, output, SAMPLING, batch_size=4, progress=False) == 15
+    assert output.read_text() == whole.read_text()
+    assert not partial.exists()
+
+
+def test_a_partial_file_of_another_job_is_not_continued(writer: TextModel, tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl.partial").write_text('{"prompt": "other"}\n')
+    with pytest.raises(GPT2JaxError, match="line 1 is of another prompt"):
+        run_job(writer, PROMPTS, tmp_path / "out.jsonl", SAMPLING, progress=False)
+
+
+def test_every_prompt_is_checked_before_anything_is_written(writer: TextModel, tmp_path: Path) -> None:
+    with pytest.raises(GPT2JaxError, match="prompt 24: 64 tokens"):
+        run_job(writer, [*PROMPTS, "y" * 64], tmp_path / "out.jsonl", SAMPLING, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_log_probabilities_are_in_the_lines(writer: TextModel, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    run_job(writer, ["a"], output, sampling(max_new_tokens=3, forced_tokens=(9,)), log_probs=2, progress=False)
+    line = json.loads(output.read_text())
+    assert line["tokens"][0][0] == 9
+    assert line["log_probs"][0][0] is None
+    assert [len(top) for top in line["top_log_probs"][0]] == [0, 2, 2]
+
+
+def test_prompts_are_read_from_lines(tmp_path: Path) -> None:
+    lines, plain = tmp_path / "a.jsonl", tmp_path / "a.txt"
+    lines.write_text('"one"\n\n{"prompt": "two\\n", "other": 1}\n', encoding="utf-8")
+    plain.write_text("one\ntwo é\n\n", encoding="utf-8")
+    assert read_prompts(lines) == ["one", "two\n"]
+    assert read_prompts(plain) == ["one", "two é"]
+    for text, message in (("{", "line 1: not JSON"), ('{"text": 1}', "line 1: should be a string"), ("3", "line 1")):
+        lines.write_text(text)
+        with pytest.raises(GPT2JaxError, match=message):
+            read_prompts(lines)
+    with pytest.raises(GPT2JaxError, match="cannot be read"):
+        read_prompts(tmp_path / "none.jsonl")
