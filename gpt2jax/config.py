@@ -25,7 +25,8 @@ AxisSize = Annotated[int, Field(ge=-1, strict=True)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0, strict=True)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=True)]
-Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+# What float32 holds with room to spare.
+Finite = Annotated[float, Field(ge=-1e6, le=1e6, strict=True)]
 NotEmpty = Annotated[str, Field(min_length=1)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=True)]
 
@@ -227,10 +228,10 @@ class SamplingConfig:
     max_new_tokens: Count = 256
     """Most tokens to add to each prompt; fewer at <|endoftext|>, at a stop, or at the end of the context."""
     min_new_tokens: CountOrZero = 0
-    """Tokens to add before <|endoftext|> and other stop tokens may come."""
+    """Tokens to add before <|endoftext|> and other stop tokens may come; stop strings are not held back."""
     do_sample: bool = True
     """False always takes the most probable token, as temperature 0 does."""
-    temperature: NotNegative = 1.0
+    temperature: Annotated[NotNegative, Field(le=1e6)] = 1.0
     """Divides the logits; 0 always takes the most probable token."""
     top_k: CountOrZero = 0
     """Draw among the k most probable tokens; 0 is off."""
@@ -240,14 +241,14 @@ class SamplingConfig:
     """standard keeps the token that crosses top_p; openai leaves it out, as OpenAI's released code does."""
     min_p: Probability = 0.0
     """Draw among tokens at least this many times as probable as the most probable one; 0 is off."""
-    repetition_penalty: Positive = 1.0
+    repetition_penalty: Annotated[Positive, Field(ge=1e-6, le=1e6)] = 1.0
     """Weakens tokens that the prompt or the text has (Keskar et al. 2019): divides positive logits, multiplies
     negative ones; 1 is off, 1.2 a usual value."""
     presence_penalty: Finite = 0.0
     """Taken off the logit of every token that has been drawn; 0 is off."""
     frequency_penalty: Finite = 0.0
     """Taken off the logit of a token for each time it has been drawn; 0 is off."""
-    logit_bias: dict[int, Finite] = dataclasses.field(default_factory=dict)
+    logit_bias: dict[int, Finite] = dataclasses.field(default_factory=dict, hash=False)
     """Added to the logits of these tokens."""
     banned_tokens: tuple[CountOrZero, ...] = ()
     """Tokens that are never drawn."""
@@ -384,13 +385,20 @@ def read_yaml(path: str | Path) -> Any:
         GPT2JaxError: there is none, or it is not YAML.
     """
     try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise GPT2JaxError(f"{path}: no such settings file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise GPT2JaxError(f"{path}: cannot be read ({error})") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """What ``text`` says as YAML; ``where`` heads the error line."""
+    try:
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise GPT2JaxError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        raise GPT2JaxError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from None
 
 
 def to_yaml(config: Config) -> str:

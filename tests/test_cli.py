@@ -12,7 +12,7 @@ import pytest
 
 from gpt2jax import __version__, config
 from gpt2jax.cli import main
-from gpt2jax.cli.generate import _from_file
+from gpt2jax.cli.generate import _read_file
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -122,6 +122,31 @@ def test_jobs_features_and_stops_from_the_command_line(folder: Path, capsys: pyt
     capsys.readouterr()
     assert "mean.npz: exists" in error(capsys, *features, "--output", "mean.npz")
     assert "out.jsonl: exists" in error(capsys, *job)
+    # A run's own settings, under a file's, under the command line's, key by key; the model may come from either.
+    Path("job.yaml").write_text("{prompts: [a], output: keys.jsonl, sampling: {max_new_tokens: 2, temperature: 0.0}}")
+    assert main(["generate", "job.yaml", "--model", "run", "--max-new-tokens", "3"]) == 0
+    [line] = [json.loads(text) for text in Path("keys.jsonl").read_text().splitlines()]
+    assert [len(text) for text in line["texts"]] == [4, 4]  # Two samples by the run, three bytes by the command.
+    assert line["texts"][0] == line["texts"][1]  # At temperature 0 by the file.
+    capsys.readouterr()
+    with_model = ["generate", "--model", "run"]
+    assert "needs --output" in error(capsys, *with_model, "prompts.jsonl")
+    assert "goes before all options" in error(capsys, *with_model, "job.yaml")
+    assert "--log-probs: 3: needs --output" in error(capsys, *with_model, "a", "--log-probs", "3")
+    assert "--num-samples 0: goes with" in error(capsys, *with_model, "a", "--num-samples", "0")
+    assert "should end in .npz" in error(capsys, *features, "--output", "f.txt")
+    Path("texts.jsonl").write_text("")
+    assert "no texts in it" in error(capsys, *features, "--output", "f.npz")
+    Path("texts.jsonl").write_text(json.dumps("x" * 65))
+    assert "text 1: 65 tokens: should be at most the model's context, 64; --truncate" in error(
+        capsys, *features, "--output", "f.npz"
+    )
+    assert main([*features, "--output", "f.npz", "--truncate"]) == 0
+    capsys.readouterr()
+    Path("job.yaml").write_text("{model: run, prompts: [a], batch_size: many}")
+    assert "job.yaml: batch_size: 'many': should be a int" in error(capsys, "generate", "job.yaml")
+    Path("job.yaml").write_text("{model: run, prompts: [a], sampling: {top_q: 2.0}}")
+    assert "sampling.top_q: unknown key (nearest: top_p)" in error(capsys, "generate", "job.yaml")
     Path("job.yaml").write_text("{model: run, promts: [a]}")
     assert "job.yaml: promts: unknown key (nearest: prompts)" in error(capsys, "generate", "job.yaml")
     Path("job.yaml").write_text("{model: run, prompts: [a], sampling: {top_p: 2.0}}")
@@ -136,8 +161,12 @@ def test_unconditional_text_without_end_ends_with_ctrl_c(
     capsys.readouterr()
     shown: list[str] = []
     monkeypatch.setattr("gpt2jax.cli.generate._print", lambda pieces: _until_third(pieces, shown))
-    assert main(["generate", "--model", "run", "--unconditional", "--num-samples", "0"]) == 130
-    assert len(set(shown)) == 3
+    Path("endless.yaml").write_text("{model: run, unconditional: true, sampling: {num_samples: 0}}")
+    for args in (["--model", "run", "--unconditional", "--num_samples=0"], ["endless.yaml"]):
+        assert main(["generate", *args]) == 130
+        assert [text.splitlines()[0].strip("= ") for text in shown] == ["SAMPLE 1", "SAMPLE 2", "SAMPLE 3"]
+        assert len({text.split("\n", 1)[1] for text in shown}) == 3
+        shown.clear()
 
 
 def _until_third(pieces: Iterable[str], shown: list[str]) -> None:
@@ -235,6 +264,6 @@ def test_virtual_devices_work_from_the_command_line(folder: Path) -> None:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.yaml")), ids=lambda path: path.stem)
 def test_every_settings_file_is_valid(path: Path) -> None:
     if path.stem == "generate":
-        assert _from_file(str(path)).sampling.top_p == 0.95
+        assert _read_file(str(path))["sampling"]["top_p"] == 0.95
     else:
         assert config.load(path).training.run_dir.startswith("runs/")

@@ -1,5 +1,6 @@
 """The command line: a module for each verb, all of them thin. jax is imported only by the verbs that compute."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -63,6 +64,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"gpt2jax: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # Whoever read our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:  # Of a file that nobody looked at more closely: no permission, say.
         if debug:
             raise

@@ -42,6 +42,8 @@ class FeaturesArgs:
 def run(args: list[str]) -> int:
     given = parse(FeaturesArgs, args, "features", HELP)
     output = Path(given.output)
+    if output.suffix != ".npz":
+        raise GPT2JaxError(f"output: {given.output}: should end in .npz")
     if output.exists():
         raise GPT2JaxError(f"{output}: exists; give a new name")
     start()
@@ -54,12 +56,20 @@ def run(args: list[str]) -> int:
     from gpt2jax.tokenizer import encode_prompt
 
     texts = read_prompts(Path(given.input), given.text_key)
+    if not texts:
+        raise GPT2JaxError(f"{given.input}: no texts in it")
     params, config, encoding = gpt2jax.load(given.model)
     if encoding is None:
         raise GPT2JaxError(f"{given.model}: has no vocabulary to read text with")
     tokens = [encode_prompt(encoding, text) for text in texts]
     if given.truncate:
         tokens = [some[: config.n_ctx] for some in tokens]
+    elif max(map(len, tokens)) > config.n_ctx:
+        longest = max(range(len(tokens)), key=lambda number: len(tokens[number]))
+        raise GPT2JaxError(
+            f"text {longest + 1}: {len(tokens[longest])} tokens: should be at most the model's context,"
+            f" {config.n_ctx}; --truncate cuts it"
+        )
     found = compute(params, tokens, config, layer=given.layer, pool=given.pool, batch_size=given.batch_size)
     arrays = {"features": np.concatenate(found) if given.pool == "none" else np.stack(found)}
     if given.pool == "none":

@@ -5,9 +5,8 @@ import itertools
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pydantic
 import tyro
 
 from gpt2jax import config as settings
@@ -39,7 +38,7 @@ examples:
 
 @dataclasses.dataclass(frozen=True)
 class GenerateArgs:
-    sampling: tyro.conf.OmitArgPrefixes[settings.SamplingConfig] = dataclasses.field(
+    sampling: tyro.conf.OmitArgPrefixes[tyro.conf.UseAppendAction[settings.SamplingConfig]] = dataclasses.field(
         default_factory=settings.SamplingConfig
     )
     mesh: settings.MeshConfig = dataclasses.field(default_factory=lambda: settings.MeshConfig(data=1))
@@ -62,39 +61,50 @@ class GenerateArgs:
 
 
 def run(args: list[str]) -> int:
-    default = GenerateArgs()
-    if args and args[0].endswith((".yaml", ".yml")):
-        default = _from_file(args.pop(0))
-    endless = "--unconditional" in args and _take_zero_samples(args)
-    given = parse(GenerateArgs, args, "generate", HELP, default=default)
-    if given.model is None:
-        raise GPT2JaxError("generate: needs --model: a run's folder, a checkpoint, or what --help lists beside them")
-    if [bool(given.prompts), given.unconditional, given.interactive].count(True) != 1:
-        raise GPT2JaxError("generate: needs either prompts, --unconditional or --interactive")
-    for name, least in (("batch_size", 1), ("log_probs", 0)):
-        if getattr(given, name) < least:
-            raise GPT2JaxError(f"{name}: {getattr(given, name)}: should be at least {least}")
-    if default.model is None and (Path(given.model) / "config.yaml").exists():
-        # Again, over the run's own sampling settings.
+    from_file = _read_file(args.pop(0)) if args and args[0].endswith((".yaml", ".yml")) else {}
+    endless = _take_zero_samples(args, from_file)
+    given = parse(GenerateArgs, args, "generate", HELP, default=_defaults({}, from_file))
+    if given.model is not None and (Path(given.model) / "config.yaml").exists():
+        # Again: a run's own sampling settings, under those of the file, under those of the command line.
         own = settings.load(Path(given.model) / "config.yaml").sampling
-        given = parse(GenerateArgs, args, "generate", HELP, default=dataclasses.replace(default, sampling=own))
+        given = parse(GenerateArgs, args, "generate", HELP, default=_defaults(vars(own), from_file))
+    _check(given, endless)
+
     start(given.mesh.cpu_devices)
+    from gpt2jax.generate.show import show
     from gpt2jax.generate.text import TextModel
 
     one_device = given.mesh == settings.MeshConfig(data=1)
-    model = TextModel.load(given.model, None if one_device else given.mesh)
+    model = TextModel.load(str(given.model), None if one_device else given.mesh)
     if given.interactive:
         return _converse(model, given)
     if given.output:
         return _job(model, given)
+    prompts, heads = list(given.prompts), None
     if given.unconditional:
-        _show_unconditional(model, given, endless)
-        return 0
-    _show(model, list(given.prompts), given, first=1)
+        prompts, heads = [model.start()], [""]
+    special = given.allow_special or given.unconditional
+    for round_ in itertools.count(1):
+        # A sample is a function of its seed and index; an endless row of them counts its seeds up.
+        sampling = dataclasses.replace(given.sampling, seed=given.sampling.seed + round_ - 1)
+        _print(
+            show(
+                model,
+                prompts,
+                sampling,
+                heads=heads,
+                allow_special=special,
+                batch_size=given.batch_size,
+                first=round_,
+                several=True if endless else None,
+            )
+        )
+        if not endless:
+            return 0
     return 0
 
 
-def _from_file(path: str) -> GenerateArgs:
+def _read_file(path: str) -> dict[str, Any]:
     """The options that a settings file gives; ``sampling`` and ``mesh`` are mappings in it."""
     mapping = settings.read_yaml(path)
     names = [field.name for field in dataclasses.fields(GenerateArgs)]
@@ -103,55 +113,69 @@ def _from_file(path: str) -> GenerateArgs:
     for key in mapping:
         if key not in names:
             raise GPT2JaxError(f"{path}: {key}: unknown key ({nearest(str(key), names)})")
-    prompts = mapping.get("prompts", ())
-    mapping["prompts"] = (prompts,) if isinstance(prompts, str) else prompts
+    for key in ("sampling", "mesh"):
+        if not isinstance(mapping.get(key, {}), dict):
+            raise GPT2JaxError(f"{path}: {key}: {mapping[key]!r}: should be a mapping of keys to values")
+    kinds = {"prompts": list, "model": str, "output": str, "batch_size": int, "log_probs": int}
+    if isinstance(mapping.get("prompts"), str):
+        mapping["prompts"] = [mapping["prompts"]]
+    for key, value in mapping.items():
+        kind = kinds.get(key, dict if key in ("sampling", "mesh") else bool)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise GPT2JaxError(f"{path}: {key}: {value!r}: should be a {kind.__name__}")
     try:
-        return pydantic.TypeAdapter(GenerateArgs).validate_python(mapping)
-    except pydantic.ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise GPT2JaxError(f"{path}: {key}: {first['input']!r}: {first['msg'].removeprefix('Input ')}") from None
+        _defaults({}, _without_zero(mapping))
     except GPT2JaxError as error:
         raise GPT2JaxError(f"{path}: {error}") from None
+    return mapping
 
 
-def _take_zero_samples(args: list[str]) -> bool:
-    """Whether ``--num-samples 0``, endlessly many, is among ``args``; it is taken out."""
+def _without_zero(mapping: dict[str, Any]) -> dict[str, Any]:
+    sampling = {key: value for key, value in mapping.get("sampling", {}).items() if (key, value) != ("num_samples", 0)}
+    return mapping | {"sampling": sampling}
+
+
+def _defaults(own: dict[str, Any], from_file: dict[str, Any]) -> GenerateArgs:
+    """Options before the command line's: a run's ``own`` sampling settings, and over them a file's."""
+    sampling = settings.SamplingConfig(**own | from_file.get("sampling", {}))
+    mesh = settings.MeshConfig(**{"data": 1} | from_file.get("mesh", {}))
+    rest = {key: value for key, value in from_file.items() if key not in ("sampling", "mesh")}
+    return GenerateArgs(**rest | {"sampling": sampling, "mesh": mesh, "prompts": tuple(rest.get("prompts", ()))})
+
+
+def _take_zero_samples(args: list[str], from_file: dict[str, Any]) -> bool:
+    """Whether 0 samples, endlessly many, are asked for; the option is taken out, and each round writes one."""
     for at, arg in enumerate(args):
-        if arg == "--num-samples=0" or (arg == "--num-samples" and args[at + 1 : at + 2] == ["0"]):
-            del args[at : at + (1 if "=" in arg else 2)]
-            return True
+        name, _, value = arg.replace("_", "-").partition("=")
+        if name == "--num-samples":
+            endless = (value or "".join(args[at + 1 : at + 2])) == "0"
+            if endless:
+                args[at : at + (1 if value else 2)] = ["--num-samples", "1"]
+            return endless
+    if from_file.get("sampling", {}).get("num_samples") == 0:
+        from_file["sampling"]["num_samples"] = 1
+        return True
     return False
 
 
-def _show(model: "TextModel", prompts: list[str], given: GenerateArgs, first: int) -> None:
-    """Show the texts of ``prompts``, as they come where that can be known before the end."""
-    from gpt2jax.generate.interactive import one_after_another, under_rules
-
-    sampling, texts = given.sampling, given.sampling.num_samples
-    heads = [prompt if sampling.return_full_text and not given.unconditional else "" for prompt in prompts]
-    special = given.allow_special or given.unconditional
-    if sampling.best_of > 1:
-        written = model.write(prompts, sampling, allow_special=special, batch_size=given.batch_size)
-        _print(under_rules([head + text for head, some in zip(heads, written, strict=True) for text in some]))
-        return
-    several = len(prompts) * texts > 1
-    step = max(given.batch_size // texts, 1)
-    for at in range(0, len(prompts), step):
-        some = prompts[at : at + step]
-        pieces = model.stream(some, sampling, allow_special=special)
-        each = [head for head in heads[at : at + step] for _ in range(texts)]
-        _print(one_after_another(pieces, each, first + at * texts, several))
-
-
-def _show_unconditional(model: "TextModel", given: GenerateArgs, endless: bool) -> None:
-    if not endless:
-        _show(model, [model.start()], given, first=1)
-        return
-    for number in itertools.count():
-        # A sample is a function of its seed and index; an endless row of them counts its seeds up.
-        sampling = dataclasses.replace(given.sampling, seed=given.sampling.seed + number)
-        _show(model, [model.start()], dataclasses.replace(given, sampling=sampling), first=number + 1)
+def _check(given: GenerateArgs, endless: bool) -> None:
+    if given.model is None:
+        raise GPT2JaxError("generate: needs --model: a run's folder, a checkpoint, or what --help lists beside them")
+    if [bool(given.prompts), given.unconditional, given.interactive].count(True) != 1:
+        raise GPT2JaxError("generate: needs either prompts, --unconditional or --interactive")
+    if given.output and given.interactive:
+        raise GPT2JaxError("--output: goes with prompts or --unconditional, not with --interactive")
+    if endless and (given.output or not given.unconditional):
+        raise GPT2JaxError("--num-samples 0: goes with --unconditional that is shown, not with prompts or --output")
+    for name, least in (("batch_size", 1), ("log_probs", 0)):
+        if getattr(given, name) < least:
+            raise GPT2JaxError(f"{name}: {getattr(given, name)}: should be at least {least}")
+    if given.log_probs and not given.output:
+        raise GPT2JaxError(f"--log-probs: {given.log_probs}: needs --output, whose lines have room for them")
+    for prompt in given.prompts if not given.output else ():
+        if prompt.endswith((".jsonl", ".txt", ".yaml", ".yml")) and Path(prompt).is_file():
+            where = "goes before all options" if prompt.endswith((".yaml", ".yml")) else "needs --output"
+            raise GPT2JaxError(f"prompts: {prompt}: is a file, which {where}")
 
 
 def _print(pieces: Iterable[str]) -> None:
@@ -180,19 +204,25 @@ def _converse(model: "TextModel", given: GenerateArgs) -> int:
 def _job(model: "TextModel", given: GenerateArgs) -> int:
     from gpt2jax.generate.jobs import read_prompts, run_job
 
-    assert given.output is not None
+    output, sampling = Path(str(given.output)), given.sampling
     prompts: list[str] = []
-    for prompt in [model.start()] if given.unconditional else given.prompts:
+    for prompt in given.prompts:
         is_file = prompt.endswith((".jsonl", ".txt"))
         prompts += read_prompts(Path(prompt)) if is_file else [prompt]
-    done = run_job(
-        model,
-        prompts,
-        Path(given.output),
-        given.sampling,
-        batch_size=given.batch_size,
-        log_probs=given.log_probs,
-        allow_special=given.allow_special or given.unconditional,
-    )
-    print(f"wrote {given.output}: {len(prompts):,} prompts, {done:,} of them by this run")
+    if given.unconditional:
+        prompts, sampling = [model.start()], dataclasses.replace(sampling, return_full_text=False)
+    try:
+        done = run_job(
+            model,
+            prompts,
+            output,
+            sampling,
+            batch_size=given.batch_size,
+            log_probs=given.log_probs,
+            allow_special=given.allow_special or given.unconditional,
+        )
+    except KeyboardInterrupt:
+        print(f"stopped; {output}.partial has what is done, and the same command goes on from there", file=sys.stderr)
+        return 130
+    print(f"wrote {output}: {len(prompts):,} prompts, {done:,} of them by this run")
     return 0

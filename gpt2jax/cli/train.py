@@ -49,7 +49,7 @@ def run(args: list[str]) -> int:
 
     start(config.mesh.cpu_devices)
     from gpt2jax import checkpoint
-    from gpt2jax.generate.interactive import under_rules
+    from gpt2jax.generate.show import under_rules
     from gpt2jax.generate.text import TextModel
     from gpt2jax.train.loop import train as run_training
 

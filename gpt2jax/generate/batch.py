@@ -12,7 +12,7 @@ import numpy as np
 from gpt2jax.config import ModelConfig, SamplingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate import engine
-from gpt2jax.generate.engine import Rows, SamplingState, bucket
+from gpt2jax.generate.engine import Rows, SamplingState, bucket, row_bucket
 from gpt2jax.generate.filters import History, Knobs
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
@@ -44,6 +44,8 @@ class Row:
     """Of each of ``tokens``, in nats, under the model alone; NaN for forced ones, which were not drawn."""
     top: list[list[tuple[int, float]]] = dataclasses.field(default_factory=list)
     """At the place of each of ``tokens``: the most probable tokens with their log-probabilities."""
+    stop_log_prob: float | None = None
+    """Of the token that stopped it, when one has."""
     finish: Finish | None = None
     """Why it ended: a stop token, ``max_new_tokens``, or the end of the context."""
 
@@ -76,8 +78,12 @@ class Batch:
         Raises:
             GPT2JaxError: a prompt without tokens, one that fills the context, or a token that is not in the vocabulary.
         """
-        for number, request in enumerate(requests):
-            _check(number, request, config)
+        if not requests:
+            raise GPT2JaxError("requests: none: one at least is needed")
+        if not 0 <= alternatives <= config.n_vocab:
+            raise GPT2JaxError(f"log_probs: {alternatives}: should be 0 to the vocabulary, {config.n_vocab:,}")
+        for number, request in enumerate(requests, 1):
+            _check(number, request, config, end_of_text)
         self.params, self.config, self.end_of_text, self.alternatives = params, config, end_of_text, alternatives
         self.place = place
         self._state: SamplingState
@@ -118,10 +124,12 @@ class Batch:
             self.advance(self.config.n_ctx)
         return self.rows
 
-    def end(self, number: int) -> None:
-        """End row ``number``, whose text has been seen to be complete."""
+    def end(self, number: int, tokens: int) -> None:
+        """End row ``number``, whose text has been seen to be complete with its first ``tokens`` tokens."""
         row = self.rows[number]
-        row.finish = "stop"
+        row.finish, row.stop_log_prob = "stop", None
+        for drawn in (row.tokens, row.log_probs, row.top):
+            del drawn[tokens:]
         for at, running in enumerate(self._running):
             if running is row:
                 done_B = np.array(self._state.done_B)
@@ -137,7 +145,7 @@ class Batch:
         kept = [_window(row, self.config.n_ctx) for row in rows]
         offsets = [len(row.text_tokens) - len(window) for row, window in zip(rows, kept, strict=True)]
         prompts = list(dict.fromkeys(map(tuple, kept)))
-        count, unique = self._padded(len(rows)), _power_of_two(len(prompts))
+        count, unique = self._padded(len(rows)), row_bucket(len(prompts))
         width = bucket(max(map(len, prompts)), self.config.n_ctx)
         limits = [
             min(self.config.n_ctx, len(window) + row.request.sampling.max_new_tokens - len(row.tokens))
@@ -167,7 +175,7 @@ class Batch:
 
     def _padded(self, rows: int) -> int:
         """Rows of the program: a power of two, which the mesh divides."""
-        count = _power_of_two(rows)
+        count = row_bucket(rows)
         if self.place is None:
             return count
         over = self.place.size(self.place.rules.batch)
@@ -179,7 +187,7 @@ class Batch:
         requests = [row.request for row in rows]
         padding = [0] * (count - len(rows))
         stops = [_stop_tokens(request.sampling, self.end_of_text) for request in requests]
-        room = _power_of_two(max(STOP_TOKENS, *map(len, stops)))
+        room = row_bucket(max(STOP_TOKENS, *map(len, stops)))
         stop_BM = np.full((count, room), -1, np.int32)
         for number, tokens in enumerate(stops):
             stop_BM[number, : len(tokens)] = tokens
@@ -221,7 +229,7 @@ class Batch:
             for position in range(len(row.text_tokens) - int(offset_B[at]), int(position_B[at]) + 1):
                 token = int(tokens_BS[at, position])
                 if token in stops:
-                    row.finish = "stop"
+                    row.finish, row.stop_log_prob = "stop", float(log_prob_BS[at, position])
                     break
                 row.tokens.append(token)
                 row.log_probs.append(float(log_prob_BS[at, position]))
@@ -242,36 +250,61 @@ def make_knobs(
     for row, one in enumerate(filled):
         for token, value in one.logit_bias.items():
             bias_BV[row, token] = value
-        banned = [*one.banned_tokens, *([end_of_text] if one.ignore_end_of_text and end_of_text is not None else [])]
-        bias_BV[row, banned] = -np.inf
+        bias_BV[row, list(_banned(one, end_of_text))] = -np.inf
 
     def column(value: Callable[[SamplingConfig], float], dtype: Any = np.float32) -> jax.Array:
         return jnp.asarray(np.array([value(one) for one in filled], dtype))
 
     return Knobs(
         temperature_B=column(lambda one: one.temperature if one.do_sample else 0.0),
-        top_k_B=column(lambda one: one.top_k, np.int32),
+        top_k_B=column(lambda one: min(one.top_k, config.padded_vocab), np.int32),
         top_p_B=column(lambda one: one.top_p),
         openai_top_p_B=column(lambda one: one.top_p_rule == "openai", bool),
         min_p_B=column(lambda one: one.min_p),
         repetition_B=column(lambda one: one.repetition_penalty),
         presence_B=column(lambda one: one.presence_penalty),
         frequency_B=column(lambda one: one.frequency_penalty),
-        min_new_B=column(lambda one: one.min_new_tokens, np.int32),
+        min_new_B=column(lambda one: min(one.min_new_tokens, 2**31 - 1), np.int32),
         bias_BV=jnp.asarray(bias_BV),
     )
 
 
-def _check(number: int, request: Request, config: ModelConfig) -> None:
-    length, sampling = len(request.prompt), request.sampling
-    if not length:
-        raise GPT2JaxError(f"prompt {number}: no tokens; at least one is needed")
-    if length + len(sampling.forced_tokens) >= config.n_ctx:
-        raise GPT2JaxError(f"prompt {number}: {length} tokens: should be below the model's context of {config.n_ctx}")
+def check_sampling(sampling: SamplingConfig, config: ModelConfig, end_of_text: int | None) -> None:
+    """Refuse settings that are none for this model.
+
+    Raises:
+        GPT2JaxError: a token that is not in its vocabulary, or none left to draw.
+    """
     for name in ("banned_tokens", "forced_tokens", "stop_tokens", "logit_bias"):
         for token in getattr(sampling, name):
             if not 0 <= token < config.n_vocab:
                 raise GPT2JaxError(f"sampling.{name}: {token}: should be below the vocabulary of {config.n_vocab:,}")
+    if len(_banned(sampling, end_of_text)) >= config.n_vocab:
+        raise GPT2JaxError("sampling.banned_tokens: all of the vocabulary: one token at least should be left")
+    if len(sampling.forced_tokens) > config.n_ctx - 2:
+        raise GPT2JaxError(
+            f"sampling.forced_tokens: {len(sampling.forced_tokens)} of them: should leave room in the context of"
+            f" {config.n_ctx} for a prompt and a token more"
+        )
+
+
+def _check(number: int, request: Request, config: ModelConfig, end_of_text: int | None) -> None:
+    check_sampling(request.sampling, config, end_of_text)
+    if not request.prompt:
+        raise GPT2JaxError(f"prompt {number}: no tokens; at least one is needed")
+    room = config.n_ctx - len(request.sampling.forced_tokens)
+    if len(request.prompt) >= room:
+        raise GPT2JaxError(
+            f"prompt {number}: {len(request.prompt)} tokens: should be below the model's context of {config.n_ctx}"
+        )
+    for token in request.prompt:
+        if not 0 <= token < config.n_vocab:
+            raise GPT2JaxError(f"prompt {number}: token {token}: should be below the vocabulary of {config.n_vocab:,}")
+
+
+def _banned(sampling: SamplingConfig, end_of_text: int | None) -> set[int]:
+    ignored = {end_of_text} if sampling.ignore_end_of_text and end_of_text is not None else set()
+    return {*sampling.banned_tokens, *ignored}
 
 
 def _stop_tokens(sampling: SamplingConfig, end_of_text: int | None) -> tuple[int, ...]:
@@ -287,7 +320,3 @@ def _window(row: Row, n_ctx: int) -> list[int]:
     """The end of a row's text that is (still) in the context."""
     tokens = row.text_tokens
     return tokens if len(tokens) < n_ctx else tokens[-(n_ctx // 2) :]
-
-
-def _power_of_two(count: int) -> int:
-    return 1 << max(count - 1, 0).bit_length()

@@ -76,6 +76,11 @@ def bucket(length: int, n_ctx: int) -> int:
     return min(size, n_ctx)
 
 
+def row_bucket(rows: int) -> int:
+    """The number of rows that ``rows`` are filled up to: the next power of two."""
+    return 1 << max(rows - 1, 0).bit_length()
+
+
 def decoding_params(params: Params, config: ModelConfig) -> Params:
     """Parameters as the engine wants them: a list of blocks, and everything that only enters matrix products in the
     compute dtype, cast once here instead of at every token."""

@@ -11,7 +11,7 @@ import numpy as np
 from gpt2jax import model
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.generate.engine import bucket
+from gpt2jax.generate.engine import bucket, row_bucket
 from gpt2jax.parameters import Params
 
 Pool = Literal["mean", "last", "none"]
@@ -43,6 +43,8 @@ def features(
     """
     if not -config.n_layer - 1 <= layer <= config.n_layer:
         raise GPT2JaxError(f"layer: {layer}: should be {-config.n_layer - 1} to {config.n_layer}")
+    if batch_size < 1:
+        raise GPT2JaxError(f"batch_size: {batch_size}: should be at least 1")
     for number, tokens in enumerate(texts, 1):
         if not 1 <= len(tokens) <= config.n_ctx:
             allowed = f"1 to the model's context, {config.n_ctx}"
@@ -51,7 +53,7 @@ def features(
     found: dict[int, np.ndarray] = {}
     for first in range(0, len(order), batch_size):
         numbers = order[first : first + batch_size]
-        rows = 1 << max(len(numbers) - 1, 0).bit_length()  # A power of two, so that few programs are compiled.
+        rows = row_bucket(len(numbers))
         width = bucket(max(len(texts[number]) for number in numbers), config.n_ctx)
         tokens_BT, length_B = np.zeros((rows, width), np.int32), np.ones(rows, np.int32)
         for row, number in enumerate(numbers):

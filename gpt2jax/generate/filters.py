@@ -106,7 +106,9 @@ def filter_logits(logits_BV: jax.Array, knobs: Knobs) -> jax.Array:
         logits_BV: float32.
     """
     cold_B = knobs.temperature_B <= 0.0
-    scaled_BV = logits_BV / jnp.where(cold_B, 1.0, knobs.temperature_B)[:, None]
+    # Below the largest logit, whatever its size: so that the coldest division leaves that one finite.
+    below_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
+    scaled_BV = jnp.maximum(below_BV / jnp.where(cold_B, 1.0, knobs.temperature_B)[:, None], NEVER)
     # A hot division must not bring a banned token back.
     scaled_BV = jnp.where(logits_BV <= NEVER, NEVER, scaled_BV)
     restricted = jnp.any((knobs.top_k_B > 0) | (knobs.top_p_B < 1.0))

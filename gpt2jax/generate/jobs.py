@@ -1,5 +1,6 @@
 """Large jobs: a file of prompts to a file of texts, in order, restarted where it stopped."""
 
+import hashlib
 import json
 import os
 import time
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from gpt2jax.config import SamplingConfig
 from gpt2jax.errors import GPT2JaxError
+from gpt2jax.files import write_text
 from gpt2jax.generate.text import Sample, TextModel
 from gpt2jax.progress import counter
 
@@ -33,8 +36,8 @@ def run_job(
 
     A line has ``prompt``, ``texts`` and ``finish_reasons``, and with ``log_probs`` also ``tokens``, ``log_probs`` and
     ``top_log_probs``. Until the job is done the lines stand in ``output`` with ``.partial`` behind its name; the same
-    call goes on after the last whole line there. A text depends on (seed, sample index) and its prompt alone, so that
-    a job that was stopped ends with the same lines as one that was not.
+    call goes on after the last whole line there, and one with other settings is refused. A text depends on (seed,
+    sample index) and its prompt alone, so that a job that was stopped ends with the same lines as one that was not.
 
     With several processes each takes every n-th prompt and writes ``output`` with ``.K-of-N`` behind its name.
 
@@ -49,14 +52,18 @@ def run_job(
         prompts = prompts[jax.process_index() :: jax.process_count()]
     if output.exists():
         raise GPT2JaxError(f"{output}: exists; give a new name, or remove it")
+    if not prompts:
+        raise GPT2JaxError("prompts: none: one at least is needed")
     model.requests(prompts, sampling, allow_special)  # Every prompt is checked before hours of work begin.
     partial = output.with_name(f"{output.name}.partial")
+    job = output.with_name(f"{output.name}.partial.job")
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        done = _whole_lines(partial, prompts)
+        _same_job(job, partial, _fingerprint(model, prompts, sampling, log_probs, allow_special))
+        done = _whole_lines(partial, len(prompts))
         window = batch_size * WINDOW_BATCHES
         started, drawn = time.perf_counter(), 0
-        with partial.open("a", encoding="utf-8") as file, counter("Writing", len(prompts), progress) as report:
+        with partial.open("a", encoding="ascii") as file, counter("Writing", len(prompts), progress) as report:
             report(done, "")
             for first in range(done, len(prompts), window):
                 some = prompts[first : first + window]
@@ -64,12 +71,13 @@ def run_job(
                     some, sampling, allow_special=allow_special, batch_size=batch_size, alternatives=log_probs
                 )
                 for prompt, written in zip(some, samples, strict=True):
-                    file.write(json.dumps(_line(prompt, written, sampling, log_probs), ensure_ascii=False) + "\n")
+                    file.write(json.dumps(_line(prompt, written, sampling, log_probs)) + "\n")
                     drawn += sum(len(one.tokens) for one in written)
                 file.flush()
                 os.fsync(file.fileno())
                 report(first + len(some), f"{drawn / (time.perf_counter() - started):,.0f} tokens/s")
         os.replace(partial, output)
+        job.unlink()
     except OSError as error:
         raise GPT2JaxError(f"{output}: cannot be written ({error.strerror or error})") from None
     return len(prompts) - done
@@ -89,20 +97,39 @@ def _line(prompt: str, samples: list[Sample], sampling: SamplingConfig, log_prob
     return line
 
 
-def _whole_lines(partial: Path, prompts: list[str]) -> int:
+def _fingerprint(
+    model: TextModel, prompts: list[str], sampling: SamplingConfig, log_probs: int, allow_special: bool
+) -> str:
+    """Equal for jobs whose lines are the same."""
+    table = np.asarray(model.params["wte"][:8]).tobytes()  # Enough to tell one model from another.
+    told = [vars(model.config), vars(sampling), log_probs, allow_special, prompts, hashlib.sha256(table).hexdigest()]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _same_job(job: Path, partial: Path, fingerprint: str) -> None:
+    """Note which job ``partial`` is of, or refuse to go on with another's."""
+    if partial.exists():
+        if not job.exists() or job.read_text(encoding="utf-8") != fingerprint:
+            raise GPT2JaxError(
+                f"{partial}: is of a job with another model, prompts or settings: remove it, or name another output"
+            )
+    else:
+        write_text(job, fingerprint)
+
+
+def _whole_lines(partial: Path, prompts: int) -> int:
     """How many prompts are done in ``partial``; the line that a crash cut short is dropped from it."""
     if not partial.exists():
         return 0
     raw = partial.read_bytes()
-    whole = raw[: raw.rfind(b"\n") + 1]
-    lines = whole.decode("utf-8").splitlines()
-    for number, (line, prompt) in enumerate(zip(lines, prompts, strict=False), 1):
-        if json.loads(line)["prompt"] != prompt:
-            raise GPT2JaxError(f"{partial}: line {number} is of another prompt than this job's: remove the file")
-    if len(whole) < len(raw):
+    whole = raw.rfind(b"\n") + 1
+    if whole < len(raw):
         with partial.open("r+b") as file:
-            file.truncate(len(whole))
-    return len(lines)
+            file.truncate(whole)
+    lines = raw[:whole].count(b"\n")
+    if lines > prompts:
+        raise GPT2JaxError(f"{partial}: {lines:,} lines for {prompts:,} prompts: damaged; remove it")
+    return lines
 
 
 def read_prompts(path: Path, key: str = "prompt") -> list[str]:
@@ -112,10 +139,11 @@ def read_prompts(path: Path, key: str = "prompt") -> list[str]:
         GPT2JaxError: unreadable, or a line that is neither.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise GPT2JaxError(f"{path}: cannot be read ({error})") from None
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    # Not splitlines(): that also cuts at characters which a line of text or JSON may hold.
+    lines = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if path.suffix != ".jsonl":
         return [line for _, line in lines]
     return list(_parse(lines, key, path))
@@ -125,7 +153,7 @@ def _parse(lines: list[tuple[int, str]], key: str, path: Path) -> Iterator[str]:
     for number, line in lines:
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise GPT2JaxError(f"{path}: line {number}: not JSON ({error})") from None
         prompt = value.get(key) if isinstance(value, dict) else value
         if not isinstance(prompt, str):

@@ -11,7 +11,7 @@ import tiktoken
 
 from gpt2jax.config import MeshConfig, ModelConfig, SamplingConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.generate.batch import Batch, Finish, Request
+from gpt2jax.generate.batch import Batch, Finish, Request, check_sampling
 from gpt2jax.generate.engine import decoding_params
 from gpt2jax.generate.stream import TextStream
 from gpt2jax.parameters import Params
@@ -31,19 +31,22 @@ class Sample:
     text: str
     """Without its prompt and without the string that stopped it."""
     tokens: list[int]
-    """That were drawn; those of a stop string are still among them."""
+    """That were drawn, to the one that completed a stop string."""
     log_probs: list[float]
     """Of each token in nats, under the model alone: before penalties, temperature and cuts. NaN where it was forced."""
     top: list[list[tuple[int, float]]]
     """The most probable tokens at each place with their log-probabilities, where they were asked for."""
+    stop_log_prob: float | None
+    """Of the token that stopped it, where one has."""
     finish: Finish
     """``stop``: a stop token or string; ``length``: max_new_tokens; ``context``: no room."""
 
     @property
     def mean_log_prob(self) -> float:
-        """Nats per drawn token."""
+        """Nats per drawn token, the one that stopped it included."""
         drawn = [value for value in self.log_probs if not math.isnan(value)]
-        return sum(drawn) / len(drawn) if drawn else 0.0
+        drawn += [] if self.stop_log_prob is None else [self.stop_log_prob]
+        return sum(drawn) / len(drawn) if drawn else -math.inf
 
 
 class Piece(NamedTuple):
@@ -125,13 +128,14 @@ class TextModel:
 
         Args:
             allow_special: whether ``<|endoftext|>`` in a prompt is the special token or ordinary text.
-            batch_size: rows computed at once.
+            batch_size: texts computed at once.
             alternatives: most probable tokens to return at each place.
 
         Raises:
             GPT2JaxError: an empty prompt, one that fills the context, or one with a character that the vocabulary
                 lacks.
         """
+        _check_batch_size(batch_size)
         requests = self.requests(prompts, sampling, allow_special)
         order = sorted(range(len(requests)), key=lambda number: len(requests[number].prompt))
         done: dict[int, Sample] = {}
@@ -142,7 +146,9 @@ class TextModel:
             for _ in self._pieces(batch, streams, STOP_STRIDE if sampling.stop else self.config.n_ctx):
                 pass
             for number, row, stream in zip(numbers, batch.rows, streams, strict=True):
-                done[number] = Sample(stream.text, row.tokens, row.log_probs, row.top, row.finish or "stop")
+                done[number] = Sample(
+                    stream.text, row.tokens, row.log_probs, row.top, row.stop_log_prob, row.finish or "stop"
+                )
         ranked = [done[number] for number in range(len(requests))]
         best = [
             max(ranked[first : first + sampling.best_of], key=lambda one: one.mean_log_prob)
@@ -151,8 +157,10 @@ class TextModel:
         count = sampling.num_samples
         return [best[first : first + count] for first in range(0, len(best), count)]
 
-    def stream(self, prompts: list[str], sampling: SamplingConfig, *, allow_special: bool = False) -> Iterator[Piece]:
-        """The same texts as they come, all at once.
+    def stream(
+        self, prompts: list[str], sampling: SamplingConfig, *, allow_special: bool = False, batch_size: int = 16
+    ) -> Iterator[Piece]:
+        """The same texts as they come, ``batch_size`` of them at once.
 
         Texts are numbered as :meth:`sample` returns them, the samples of a prompt after each other. Pieces are whole
         characters; what may become a stop string is held back until it has not.
@@ -162,12 +170,19 @@ class TextModel:
         """
         if sampling.best_of > 1:
             raise GPT2JaxError(f"sampling.best_of: {sampling.best_of}: should be 1 for text that is shown as it comes")
-        batch = self._batch(self.requests(prompts, sampling, allow_special), 0)
-        streams = [TextStream(self.encoding, sampling.stop) for _ in batch.rows]
-        yield from self._pieces(batch, streams, 1)
+        _check_batch_size(batch_size)
+        requests = self.requests(prompts, sampling, allow_special)
+        for first in range(0, len(requests), batch_size):
+            batch = self._batch(requests[first : first + batch_size], 0)
+            streams = [TextStream(self.encoding, sampling.stop) for _ in batch.rows]
+            for piece in self._pieces(batch, streams, 1):
+                yield piece._replace(number=first + piece.number)
 
     def requests(self, prompts: list[str], sampling: SamplingConfig, allow_special: bool = False) -> list[Request]:
         """What the engine is asked for ``prompts``: every draw of every sample, in order."""
+        if isinstance(prompts, str):
+            raise GPT2JaxError(f"prompts: {prompts!r}: should be a list of texts")
+        check_sampling(sampling, self.config, end_of_text(self.encoding))
         requests = []
         for number, prompt in enumerate(prompts, 1):
             tokens = encode_prompt(self.encoding, prompt, allow_special)
@@ -178,7 +193,7 @@ class TextModel:
             room = self.config.n_ctx - len(sampling.forced_tokens)
             if len(tokens) >= room and sampling.truncate == "left":
                 # As much as leaves room for what is asked for, but half of the context at least.
-                tokens = tokens[-max(room - sampling.max_new_tokens, room // 2) :]
+                tokens = tokens[-max(room - sampling.max_new_tokens, room // 2, 1) :]
             if len(tokens) >= room:
                 raise GPT2JaxError(
                     f"prompt {number}: {len(tokens)} tokens: should be below the model's context, {self.config.n_ctx};"
@@ -204,10 +219,12 @@ class TextModel:
         while growing:
             for number in list(growing):
                 row, stream = batch.rows[number], streams[number]
-                text = "".join([stream.add(token) for token in row.tokens[taken[number] :]])
-                taken[number] = len(row.tokens)
+                text = ""
+                while taken[number] < len(row.tokens) and not stream.ended:
+                    text += stream.add(row.tokens[taken[number]])
+                    taken[number] += 1
                 if stream.ended:
-                    batch.end(number)
+                    batch.end(number, taken[number])
                 finish = None if batch.will_go_on(row) else row.finish
                 if finish is not None:
                     text += stream.finish()
@@ -216,3 +233,8 @@ class TextModel:
                     yield Piece(number, text, finish)
             if growing:
                 batch.advance(stride)
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise GPT2JaxError(f"batch_size: {batch_size}: should be at least 1")

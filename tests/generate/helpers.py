@@ -13,7 +13,6 @@ from gpt2jax.partition import Partition
 from tests.helpers import Checkpoint
 
 GREEDY = SamplingConfig(temperature=0.0)
-WARM = SamplingConfig()
 
 forward = jax.jit(model.forward, static_argnames="config")
 

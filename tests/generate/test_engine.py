@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from gpt2jax import model
-from gpt2jax.config import MeshConfig, ModelConfig, SamplingConfig
+from gpt2jax.config import ModelConfig, SamplingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.batch import Batch, Request
 from gpt2jax.generate.engine import bucket, decoding_params
 from gpt2jax.parameters import Params
-from gpt2jax.partition import Partition, make_mesh
 from tests.generate.helpers import GREEDY, batch_of, naive, next_logits, prompts_of, rows_of, sampling, write
 from tests.helpers import TINY, Checkpoint, place_on
 from tests.weights.helpers import held
@@ -204,13 +203,24 @@ def test_penalties_and_bias_are_those_of_a_naive_loop(hf_tiny: Checkpoint) -> No
 
 
 def test_what_cannot_be_written_is_refused(hf_tiny: Checkpoint) -> None:
-    with pytest.raises(GPT2JaxError, match="prompt 1: 32 tokens: should be below the model's context of 32"):
+    with pytest.raises(GPT2JaxError, match="prompt 2: 32 tokens: should be below the model's context of 32"):
         write(hf_tiny, prompts_of(hf_tiny, 3, 32), GREEDY)
-    with pytest.raises(GPT2JaxError, match="prompt 0: no tokens"):
+    with pytest.raises(GPT2JaxError, match="prompt 1: no tokens"):
         write(hf_tiny, [[]], GREEDY)
     for name in ("banned_tokens", "stop_tokens", "forced_tokens"):
         with pytest.raises(GPT2JaxError, match=f"sampling.{name}: 300: should be below the vocabulary of 300"):
             write(hf_tiny, [[1]], sampling(**{name: (300,)}))
+    with pytest.raises(GPT2JaxError, match="prompt 1: token 300: should be below the vocabulary of 300"):
+        write(hf_tiny, [[300]], GREEDY)
+    with pytest.raises(GPT2JaxError, match="banned_tokens: all of the vocabulary"):
+        write(hf_tiny, [[1]], sampling(banned_tokens=tuple(range(299)), ignore_end_of_text=True), end_of_text=299)
+    with pytest.raises(GPT2JaxError, match="forced_tokens: 31 of them: should leave room"):
+        write(hf_tiny, [[1]], sampling(forced_tokens=(1,) * 31))
+    with pytest.raises(GPT2JaxError, match="log_probs: 301: should be 0 to the vocabulary, 300"):
+        write(hf_tiny, [[1]], GREEDY, alternatives=301)
+    with pytest.raises(GPT2JaxError, match="requests: none"):
+        write(hf_tiny, [], GREEDY)
+    assert len(write(hf_tiny, [[1]], sampling(max_new_tokens=2, top_k=3_000_000_000))[0]) == 2
     with pytest.raises(GPT2JaxError, match=r"min_new_tokens: 9: should be at most sampling\.max_new_tokens \(8\)"):
         sampling(min_new_tokens=9, max_new_tokens=8)
 
@@ -262,7 +272,3 @@ def test_decoding_casts_only_what_enters_matrix_products(hf_tiny: Checkpoint) ->
     assert all((dtype == jnp.bfloat16) == ("'c_" in path or "wte" in path) for path, dtype in kinds.items())
     [row] = Batch(params, [Request((1, 2), SamplingConfig(max_new_tokens=3))], config).run()
     assert len(row.tokens) == 3
-
-
-def test_a_mesh_of_one_device_is_no_mesh() -> None:
-    assert Partition(make_mesh(MeshConfig(), jax.devices()[:1])).mesh.size == 1

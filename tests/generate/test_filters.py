@@ -129,6 +129,15 @@ def test_temperature_divides_before_the_cuts() -> None:
     assert kept(logits, min_p=0.5, temperature=4.0) == {0, 1, 2}
 
 
+def test_the_coldest_temperature_takes_the_most_probable() -> None:
+    for logits in ([-100.0, -101.0, -99.0], [5.0, 4.0, 6.0]):
+        for temperature in (1e-37, 1e-30, 1e-6):
+            assert 2 in kept(logits, temperature=temperature)
+            knobs = knobs_of(1, 3, temperature=temperature)
+            drawn = draw(jnp.array([logits], jnp.float32), knobs, jax.random.split(jax.random.key(0), 1))
+            assert int(drawn[0]) == 2
+
+
 def test_penalties_are_the_published_ones() -> None:
     logits = [2.0, -2.0, 1.0, 0.5]
     assert adjusted(logits, [0, 1], [], repetition_penalty=2.0).tolist() == [1.0, -4.0, 1.0, 0.5]

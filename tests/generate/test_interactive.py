@@ -6,7 +6,8 @@ import pytest
 from gpt2jax import parameters, tokenizer
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.generate.interactive import Conversation, one_after_another
+from gpt2jax.generate.interactive import Conversation
+from gpt2jax.generate.show import one_after_another, show
 from gpt2jax.generate.text import Piece, TextModel
 from tests.generate.helpers import sampling
 
@@ -35,9 +36,13 @@ def test_a_line_is_continued_with_the_settings_of_the_moment(conversation: Conve
     assert said(conversation, "Hello") == first
     assert said(conversation, "/set temperature 0") == "temperature: 0.0\n"
     assert said(conversation, '/set stop ["\\n", "x"]') == "stop: ('\\n', 'x')\n"
+    assert said(conversation, "/set temperature 1e-3") == "temperature: 0.001\n"
+    said(conversation, "/set best_of 2")
+    assert said(conversation, "Hello").startswith("Hello")
+    said(conversation, "/set best_of 1")
     said(conversation, "/set num_samples 2")
     assert said(conversation, "Hello").count("SAMPLE") == 2
-    assert "temperature: 0.0\n" in said(conversation, "/show")
+    assert "temperature: 0.001\n" in said(conversation, "/show")
     assert "/set NAME VALUE" in said(conversation, "/help")
     with pytest.raises(EOFError):
         said(conversation, "/quit")
@@ -49,7 +54,9 @@ def test_a_line_is_continued_with_the_settings_of_the_moment(conversation: Conve
         ("/sett top_k 3", "/sett: unknown (nearest: set)"),
         ("/set temprature 3", "sampling.temprature: unknown (nearest: temperature)"),
         ("/set top_p 1.5", "sampling.top_p: 1.5: should be less than or equal to 1"),
-        ("/set top_k [", "sampling.top_k: '[': not a value"),
+        ("/set top_k [", "sampling.top_k: not valid YAML"),
+        ("/set", "/set: needs a setting and its value"),
+        ("/set logit_bias {999: 1.0}", "sampling.logit_bias: 999: should be below the vocabulary of 257"),
         ("/seed x", "sampling.seed: 'x': should be a valid integer"),
         ("", "is empty"),
     ],
@@ -78,3 +85,10 @@ def test_texts_that_come_at_once_are_read_one_after_the_other() -> None:
         f"{rule} SAMPLE {number} {rule}\n{text}\n" for number, text in ((1, "Aa1a2"), (2, "Bb1b2"), (3, "Cc"))
     )
     assert "".join(one_after_another(iter([Piece(0, "x", "stop")]), ["A"])) == "Ax\n"
+
+
+def test_nothing_is_shown_of_prompts_that_cannot_all_be_continued(conversation: Conversation) -> None:
+    shown: list[str] = []
+    with pytest.raises(GPT2JaxError, match="prompt 3: '': is empty"):
+        shown.extend(show(conversation.model, ["a", "b", ""], conversation.sampling, batch_size=1))
+    assert shown == []

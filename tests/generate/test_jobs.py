@@ -1,5 +1,6 @@
 """Large jobs: every prompt once, in order, however often the job is stopped."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -69,15 +70,52 @@ def test_a_stopped_job_goes_on_and_ends_the_same(
     assert not partial.exists()
 
 
-def test_a_partial_file_of_another_job_is_not_continued(writer: TextModel, tmp_path: Path) -> None:
-    (tmp_path / "out.jsonl.partial").write_text('{"prompt": "other"}\n')
-    with pytest.raises(GPT2JaxError, match="line 1 is of another prompt"):
-        run_job(writer, PROMPTS, tmp_path / "out.jsonl", SAMPLING, progress=False)
+def test_a_partial_file_of_another_job_is_not_continued(
+    writer: TextModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_windows: None
+) -> None:
+    output = tmp_path / "out.jsonl"
+    sample, calls = TextModel.sample, []
+
+    def failing(self: TextModel, *args: object, **rest: object) -> object:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return sample(self, *args, **rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TextModel, "sample", failing)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(writer, PROMPTS, output, SAMPLING, batch_size=4, progress=False)
+    before = (tmp_path / "out.jsonl.partial").read_bytes()
+    for prompts, settings, log_probs in (
+        (PROMPTS[:-1], SAMPLING, 0),
+        (PROMPTS, dataclasses.replace(SAMPLING, seed=1), 0),
+        (PROMPTS, SAMPLING, 1),
+    ):
+        with pytest.raises(GPT2JaxError, match="of a job with another model, prompts or settings"):
+            run_job(writer, prompts, output, settings, log_probs=log_probs, progress=False)
+    assert (tmp_path / "out.jsonl.partial").read_bytes() == before
+    assert run_job(writer, PROMPTS, output, SAMPLING, batch_size=3, progress=False) == 19
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_any_character_goes_in_and_out(writer: TextModel, tmp_path: Path) -> None:
+    prompts = ["one\u2028two", "\x85\x0c", "é🤗", "\ud800"]
+    (tmp_path / "in.jsonl").write_text(
+        "".join(json.dumps(prompt, ensure_ascii=number > 2) + "\n" for number, prompt in enumerate(prompts)),
+        encoding="utf-8",
+    )
+    assert read_prompts(tmp_path / "in.jsonl") == prompts
+    output = tmp_path / "out.jsonl"
+    run_job(writer, prompts, output, SAMPLING, progress=False)
+    assert [json.loads(line)["prompt"] for line in output.read_text().split("\n")[:-1]] == prompts
 
 
 def test_every_prompt_is_checked_before_anything_is_written(writer: TextModel, tmp_path: Path) -> None:
     with pytest.raises(GPT2JaxError, match="prompt 24: 64 tokens"):
         run_job(writer, [*PROMPTS, "y" * 64], tmp_path / "out.jsonl", SAMPLING, progress=False)
+    with pytest.raises(GPT2JaxError, match="prompts: none"):
+        run_job(writer, [], tmp_path / "out.jsonl", SAMPLING, progress=False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -96,6 +134,8 @@ def test_prompts_are_read_from_lines(tmp_path: Path) -> None:
     plain.write_text("one\ntwo é\n\n", encoding="utf-8")
     assert read_prompts(lines) == ["one", "two\n"]
     assert read_prompts(plain) == ["one", "two é"]
+    plain.write_bytes(b"\xef\xbb\xbfone\r\ntwo\x0cthree\r\n")
+    assert read_prompts(plain) == ["one", "two\x0cthree"]
     for text, message in (("{", "line 1: not JSON"), ('{"text": 1}', "line 1: should be a string"), ("3", "line 1")):
         lines.write_text(text)
         with pytest.raises(GPT2JaxError, match=message):

@@ -9,6 +9,7 @@ import pytest
 from gpt2jax import parameters, tokenizer
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
+from gpt2jax.generate.batch import Batch, Request
 from gpt2jax.generate.text import TextModel
 from tests.generate.helpers import sampling
 
@@ -49,6 +50,9 @@ def test_stop_strings_end_texts_wherever_tokens_end(writer: TextModel) -> None:
     settings = sampling(max_new_tokens=40, stop=(stop,))
     [[sample]] = writer.sample(["one"], settings)
     assert (sample.text, sample.finish) == (free[:9], "stop")
+    # Its tokens end with the one that completed the stop string, however many had been drawn by then.
+    assert writer.encoding.decode(sample.tokens) == free[:12]
+    assert len(sample.log_probs) == len(sample.tokens)
     assert "".join(piece.text for piece in writer.stream(["one"], settings)) == free[:9]
     both = writer.write(["one", "two"], settings)
     assert both[0] == [free[:9]]
@@ -61,6 +65,14 @@ def test_the_best_of_several_is_the_most_probable_per_token(writer: TextModel) -
     for at in (0, 1):
         wanted = max(many[3 * at : 3 * at + 3], key=lambda one: sum(one.log_probs) / len(one.log_probs))
         assert best[at] == wanted
+    # A text that ends at once counts with the token that ended it.
+    stop = many[0].tokens[0]
+    ended = sampling(max_new_tokens=8, best_of=6, stop_tokens=(stop,))
+    each = writer.sample(["one"], dataclasses.replace(ended, best_of=1, num_samples=6))[0]
+    assert each[0].text == ""
+    assert each[0].mean_log_prob == each[0].stop_log_prob == pytest.approx(many[0].log_probs[0], abs=1e-5)
+    [[chosen]] = writer.sample(["one"], ended)
+    assert chosen == max(each, key=lambda one: one.mean_log_prob)
     with pytest.raises(GPT2JaxError, match="best_of: 3: should be 1"):
         next(writer.stream(["one"], sampling(best_of=3)))
 
@@ -82,6 +94,38 @@ def test_a_long_prompt_is_cut_from_the_left_when_allowed(writer: TextModel) -> N
     # Half of the context at least stays.
     much = dataclasses.replace(cut, max_new_tokens=1000)
     assert writer.write([prompt], much) == writer.write([prompt[-32:]], dataclasses.replace(much, truncate="none"))
+
+
+def test_forced_tokens_leave_room_or_are_refused_by_name(writer: TextModel) -> None:
+    settings = sampling(max_new_tokens=70, forced_tokens=(7,) * 61, truncate="left")
+    [[sample]] = writer.sample(["abcdef"], settings)
+    assert sample.tokens[:61] == [7] * 61
+    with pytest.raises(GPT2JaxError, match=r"sampling\.forced_tokens: 63 of them"):
+        writer.write(["a"], sampling(max_new_tokens=70, forced_tokens=(7,) * 63))
+
+
+def test_what_is_no_list_and_no_batch_is_refused(writer: TextModel) -> None:
+    with pytest.raises(GPT2JaxError, match="prompts: 'abc': should be a list"):
+        writer.write("abc", SAMPLING)  # type: ignore[arg-type]
+    for call in (writer.write, writer.stream):
+        with pytest.raises(GPT2JaxError, match="batch_size: 0: should be at least 1"):
+            list(call(["a"], SAMPLING, batch_size=0))
+    assert writer.write([], SAMPLING) == list(writer.stream([], SAMPLING)) == []
+
+
+def test_a_batch_is_no_larger_than_was_asked_for(writer: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    batch = TextModel._batch
+
+    def noted(self: TextModel, some: list[Request], alternatives: int) -> Batch:
+        sizes.append(len(some))
+        return batch(self, some, alternatives)
+
+    monkeypatch.setattr(TextModel, "_batch", noted)
+    many = dataclasses.replace(SAMPLING, num_samples=10, max_new_tokens=1)
+    assert {piece.number for piece in writer.stream(["a", "b"], many, batch_size=4)} == set(range(20))
+    writer.write(["a", "b"], many, batch_size=4)
+    assert sizes == [4] * 10
 
 
 def test_special_tokens_are_read_only_when_allowed(writer: TextModel) -> None:
