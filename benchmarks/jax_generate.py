@@ -1,0 +1,29 @@
+"""Our side of generate.py: writes when told to, and says how long it took."""
+
+import json
+import sys
+import time
+
+import jax
+import numpy as np
+
+import gpt2jax
+from gpt2jax.config import SamplingConfig
+from gpt2jax.generate.batch import Batch, Request
+from gpt2jax.generate.engine import decoding_params
+
+
+def main() -> None:
+    work = json.loads(sys.argv[1])
+    prompts = np.load(work["prompts"]).tolist()
+    params, config, _ = gpt2jax.load(work["model"])
+    params = jax.jit(decoding_params, static_argnames="config")(params, config=config)
+    sampling = SamplingConfig(do_sample=False, max_new_tokens=work["new"])
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        rows = Batch(params, [Request(tuple(prompt), sampling) for prompt in prompts], config).run()
+        print(json.dumps([time.perf_counter() - start, [row.tokens for row in rows]]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
