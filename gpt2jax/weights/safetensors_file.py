@@ -1,7 +1,8 @@
 """Safetensors files, read and written a tensor at a time.
 
 The format (huggingface/safetensors, README): eight bytes with the size of a JSON header, the header, the data. The
-package's own numpy interface takes all tensors at once to write, and copies each twice to read.
+package's own numpy interface takes all tensors at once to write, and reads a copy of a tensor where shards are filled
+from a view of the file.
 """
 
 import json
