@@ -12,6 +12,7 @@ import tyro
 from gpt2jax import config as settings
 from gpt2jax.cli.parse import parse, start
 from gpt2jax.errors import GPT2JaxError, nearest
+from gpt2jax.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from gpt2jax.generate.text import TextModel
@@ -106,7 +107,7 @@ def run(args: list[str]) -> int:
 
 def _read_file(path: str) -> dict[str, Any]:
     """The options that a settings file gives; ``sampling`` and ``mesh`` are mappings in it."""
-    mapping = settings.read_yaml(path)
+    mapping = read_yaml(path)
     names = [field.name for field in dataclasses.fields(GenerateArgs)]
     if not isinstance(mapping, dict):
         raise GPT2JaxError(f"{path}: {mapping!r}: should be a mapping of {', '.join(names)}")

@@ -5,12 +5,13 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gpt2jax.config import SamplingConfig, parse_yaml
+from gpt2jax.config import SamplingConfig
 from gpt2jax.errors import GPT2JaxError, nearest
 from gpt2jax.generate.batch import check_sampling
 from gpt2jax.generate.show import show
 from gpt2jax.generate.text import TextModel
 from gpt2jax.tokenizer import end_of_text
+from gpt2jax.yaml_file import parse_yaml
 
 HELP = """A line is a prompt; the model continues it. Commands:
   /set NAME VALUE   change a setting of sampling: /set temperature 0.7, /set stop ["\\n"]

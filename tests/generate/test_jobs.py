@@ -43,18 +43,13 @@ def test_lines_are_in_the_order_of_the_prompts(writer: TextModel, tmp_path: Path
         run_job(writer, PROMPTS, output, SAMPLING, progress=False)
 
 
-def test_a_stopped_job_goes_on_and_ends_the_same(
-    writer: TextModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_windows: None
-) -> None:
-    whole = tmp_path / "whole.jsonl"
-    run_job(writer, PROMPTS, whole, SAMPLING, batch_size=4, progress=False)
-    output = tmp_path / "out.jsonl"
-    partial = tmp_path / "out.jsonl.partial"
+def _interrupted_at(call: int, writer: TextModel, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the job until its ``call``-th window, which Ctrl-C interrupts."""
     sample, calls = TextModel.sample, []
 
     def failing(self: TextModel, *args: object, **rest: object) -> object:
         calls.append(args)
-        if len(calls) == 3:
+        if len(calls) == call:
             raise KeyboardInterrupt
         return sample(self, *args, **rest)  # type: ignore[arg-type]
 
@@ -62,6 +57,16 @@ def test_a_stopped_job_goes_on_and_ends_the_same(
         patch.setattr(TextModel, "sample", failing)
         with pytest.raises(KeyboardInterrupt):
             run_job(writer, PROMPTS, output, SAMPLING, batch_size=4, progress=False)
+
+
+def test_a_stopped_job_goes_on_and_ends_the_same(
+    writer: TextModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_windows: None
+) -> None:
+    whole = tmp_path / "whole.jsonl"
+    run_job(writer, PROMPTS, whole, SAMPLING, batch_size=4, progress=False)
+    output = tmp_path / "out.jsonl"
+    partial = tmp_path / "out.jsonl.partial"
+    _interrupted_at(call=3, writer=writer, output=output, monkeypatch=monkeypatch)
     assert not output.exists()
     assert len(partial.read_text().splitlines()) == 8
     partial.write_text(partial.read_text() + '{"prompt": "half of a li')  # A crash in the middle of a write.
@@ -74,18 +79,7 @@ def test_a_partial_file_of_another_job_is_not_continued(
     writer: TextModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_windows: None
 ) -> None:
     output = tmp_path / "out.jsonl"
-    sample, calls = TextModel.sample, []
-
-    def failing(self: TextModel, *args: object, **rest: object) -> object:
-        calls.append(args)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return sample(self, *args, **rest)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TextModel, "sample", failing)
-        with pytest.raises(KeyboardInterrupt):
-            run_job(writer, PROMPTS, output, SAMPLING, batch_size=4, progress=False)
+    _interrupted_at(call=2, writer=writer, output=output, monkeypatch=monkeypatch)
     before = (tmp_path / "out.jsonl.partial").read_bytes()
     for prompts, settings, log_probs in (
         (PROMPTS[:-1], SAMPLING, 0),
