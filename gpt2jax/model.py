@@ -31,7 +31,7 @@ _REMAT_POLICIES = {
 def compute_dtype(config: ModelConfig) -> Any:
     """Dtype of matrix products; ``auto`` is bfloat16 where the hardware multiplies it natively."""
     if config.compute_dtype == "auto":
-        return jnp.bfloat16 if jax.default_backend() in ("tpu", "gpu") else jnp.float32
+        return jnp.dtype(jnp.bfloat16 if jax.default_backend() in ("tpu", "gpu") else jnp.float32)
     return jnp.dtype(config.compute_dtype)
 
 
@@ -283,7 +283,7 @@ def prefill(
     pad = ((0, 0), (0, 0), (0, cache_length - tokens_BT.shape[1]), (0, 0))
     cache = []
     for layer_params in params["h"]:
-        x_BTD, new = Block(config).apply({"params": layer_params}, x_BTD, None, None, True)
+        x_BTD, new = _block(layer_params, x_BTD, None, None, config)
         cache.append({name: jnp.pad(new[name], pad) for name in ("k", "v")})
     last_B1D = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)
     return _head(params, last_B1D, config), cache
@@ -305,9 +305,21 @@ def decode_step(
     x_BTD = jnp.where((position_B < cache[0]["k"].shape[2])[:, None, None], x_BTD, jnp.nan)
     written = []
     for layer_params, layer_cache in zip(params["h"], cache, strict=True):
-        x_BTD, new = Block(config).apply({"params": layer_params}, x_BTD, layer_cache, position_B, True)
+        x_BTD, new = _block(layer_params, x_BTD, layer_cache, position_B, config)
         written.append(new)
     return _head(params, x_BTD, config), written
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _block(
+    layer_params: Params,
+    x_BTD: jax.Array,
+    cache: dict[str, jax.Array] | None,
+    position_B: jax.Array | None,
+    config: ModelConfig,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """One block of the unstacked stack; jitted, so that the layers are traced once and not one by one."""
+    return Block(config).apply({"params": layer_params}, x_BTD, cache, position_B, True)
 
 
 def _head(params: Params, x_B1D: jax.Array, config: ModelConfig) -> jax.Array:

@@ -201,8 +201,15 @@ def unstack(params: Params, config: ModelConfig) -> Params:
 
     Decoding wants this: slicing a stacked kernel inside a loop copies it, and at batch 1 the weights are all the
     traffic there is.
+
+    Args:
+        params: whose leaves under ``h`` are stacked, or lists of an array for each layer.
     """
-    return params | {"h": [jax.tree.map(lambda leaf, i=i: leaf[i], params["h"]) for i in range(config.n_layer)]}
+
+    def block(layer: int) -> Any:
+        return jax.tree.map(lambda leaf: leaf[layer], params["h"], is_leaf=lambda leaf: isinstance(leaf, list))
+
+    return params | {"h": [block(layer) for layer in range(config.n_layer)]}
 
 
 def count(config: ModelConfig) -> int:

@@ -9,6 +9,8 @@ A program is compiled for each (rows, prompt bucket, total bucket); everything e
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +19,9 @@ from gpt2jax import model, parameters
 from gpt2jax.config import ModelConfig
 from gpt2jax.generate.filters import History, Knobs, adjust_logits, draw
 from gpt2jax.model import Cache
-from gpt2jax.parameters import Params
+from gpt2jax.parameters import Parameter, Params
 from gpt2jax.partition import Partition
+from gpt2jax.weights.arrays import DType
 
 SMALLEST_BUCKET = 64
 
@@ -81,14 +84,17 @@ def row_bucket(rows: int) -> int:
     return 1 << max(rows - 1, 0).bit_length()
 
 
+def decoding_dtype(config: ModelConfig) -> Callable[[Parameter], DType]:
+    """The dtype that the engine wants each parameter in: everything that only enters matrix products in the compute
+    dtype, cast once and not at every token; the rest in float32."""
+    products = cast(DType, model.compute_dtype(config).name)
+    return lambda parameter: products if parameter.path == "wte" or "/c_" in parameter.path else "float32"
+
+
 def decoding_params(params: Params, config: ModelConfig) -> Params:
-    """Parameters as the engine wants them: a list of blocks, and everything that only enters matrix products in the
-    compute dtype, cast once here instead of at every token."""
-    dtype = model.compute_dtype(config)
-    cast = parameters.tree(
-        lambda parameter: dtype if parameter.path == "wte" or "/c_" in parameter.path else jnp.float32
-    )
-    return parameters.unstack(jax.tree.map(lambda leaf, to: leaf.astype(to), params, cast), config)
+    """Parameters as the engine wants them: a list of blocks, each in its :func:`decoding_dtype`."""
+    dtype = parameters.tree(decoding_dtype(config))
+    return parameters.unstack(jax.tree.map(lambda leaf, to: leaf.astype(to), params, dtype), config)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "total", "alternatives", "place"))

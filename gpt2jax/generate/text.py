@@ -12,7 +12,7 @@ import tiktoken
 from gpt2jax.config import MeshConfig, ModelConfig, SamplingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.batch import Batch, Finish, Request, check_sampling
-from gpt2jax.generate.engine import decoding_params
+from gpt2jax.generate.engine import decoding_dtype, decoding_params
 from gpt2jax.generate.stream import TextStream
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition, make_mesh
@@ -97,8 +97,8 @@ class TextModel:
         if encoding is None:
             raise GPT2JaxError(f"{source}: cannot write text: {weights.origin.vocabulary_note}")
         place = Partition(make_mesh(mesh or MeshConfig(), None if mesh else jax.devices()[:1]))
-        params = load_params(weights, place)
-        return cls.from_params(params, weights.config, encoding, place if place.mesh.size > 1 else None)
+        params = load_params(weights, place, dtype=decoding_dtype(weights.config), stacked=False)
+        return cls(params, weights.config, encoding, place if place.mesh.size > 1 else None)
 
     def start(self) -> str:
         """What unconditional text starts from: ``<|endoftext|>`` as in OpenAI's program, or, in a vocabulary without

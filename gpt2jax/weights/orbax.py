@@ -1,6 +1,7 @@
 """Checkpoints of our own, as weights to convert and to load."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -41,20 +42,22 @@ class StoredWeights(Weights):
             array = self._held[1]
         return array[layer] if parameter.stacked else unpadded(array, parameter, self.config)
 
-    def load(self, place: Partition, config: ModelConfig, dtype: DType, report: Report) -> Params:
+    def load(
+        self, place: Partition, config: ModelConfig, dtype: Callable[[Parameter], DType], report: Report, stacked: bool
+    ) -> Params:
         """Read straight to the shards, all parameters at once, where shapes are those on disk."""
-        if config.n_ctx != self.config.n_ctx:
-            return super().load(place, config, dtype, report)
-        abstract = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, FLOATS[dtype], sharding=sharding),
-            parameters.abstract(config),
-            place.params(),
+        if config.n_ctx != self.config.n_ctx or not stacked:
+            return super().load(place, config, dtype, report, stacked)
+        abstract = parameters.tree(
+            lambda row: jax.ShapeDtypeStruct(
+                parameters.shape(row, config), FLOATS[dtype(row)], sharding=place.sharding(*row.axes)
+            )
         )
         params = checkpoint.restore_params(self.path, abstract)
         for row in parameters.TABLE:
             leaf = parameters.at(params, row)
             count = sum(count_non_finite(np.asarray(piece.data)) for piece in leaf.addressable_shards)
-            warn_of_non_finite({"": count}, in_dtype(row.path, dtype), self.origin.where)
+            warn_of_non_finite({"": count}, in_dtype(row.path, dtype(row)), self.origin.where)
         total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
         report(total, total)
         return params
@@ -62,5 +65,5 @@ class StoredWeights(Weights):
 
 def write_orbax(weights: Weights, folder: Path, place: Partition, dtype: DType, report: Report) -> None:
     """Write the parameters as a checkpoint of step 0, to start training from or to generate with."""
-    params = weights.load(place, weights.config, dtype, report)
+    params = weights.load(place, weights.config, lambda _: dtype, report, stacked=True)
     checkpoint.save_params(folder, params, Meta(0, weights.config, weights.origin.encoding))

@@ -8,7 +8,7 @@ import abc
 import collections
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
@@ -86,14 +86,22 @@ class Weights(abc.ABC):
             GPT2JaxError: the source turns out damaged.
         """
 
-    def load(self, place: Partition, config: ModelConfig, dtype: DType, report: Report) -> Params:
+    def load(
+        self, place: Partition, config: ModelConfig, dtype: Callable[[Parameter], DType], report: Report, stacked: bool
+    ) -> Params:
         """What :func:`load_params` does, for a ``config`` that fits."""
-        total = sum(math.prod(parameters.shape(parameter, config)) for parameter in parameters.TABLE)
-        done, width = 0, FLOATS[dtype].itemsize
+        total = sum(
+            math.prod(parameters.shape(parameter, config)) * FLOATS[dtype(parameter)].itemsize
+            for parameter in parameters.TABLE
+        )
+        done = 0
 
-        def leaf(parameter: Parameter) -> jax.Array:
-            nonlocal done
-            shape = parameters.shape(parameter, config)
+        def array(parameter: Parameter, layers: tuple[int, int] | None) -> jax.Array:
+            """All of a parameter, or one layer of it."""
+            shape, axes = parameters.shape(parameter, config), parameter.axes
+            before: Ranges = ()
+            if layers is not None:
+                shape, axes, before = shape[1:], axes[1:], (layers,)
             filled: dict[Ranges, np.ndarray] = {}
             counts: collections.Counter[int] = collections.Counter()
 
@@ -101,19 +109,30 @@ class Weights(abc.ABC):
                 slices = index or (slice(None),) * len(shape)
                 ranges = tuple(part.indices(size)[:2] for part, size in zip(slices, shape, strict=True))
                 if ranges not in filled:  # Devices that hold the same shard share one reading.
-                    filled[ranges] = _fill(self, parameter, ranges, dtype, readers, counts)
+                    array = _fill(self, parameter, (*before, *ranges), dtype(parameter), readers, counts)
+                    filled[ranges] = array[0] if before else array
                 return filled[ranges]
 
-            sharding = place.sharding(*parameter.axes)
-            array = jax.make_array_from_callback(shape, sharding, shard, dtype=FLOATS[dtype])
+            made = jax.make_array_from_callback(shape, place.sharding(*axes), shard, dtype=FLOATS[dtype(parameter)])
+            warn_of_non_finite(
+                _by_layer(parameter, counts), in_dtype(parameter.path, dtype(parameter)), self.origin.where
+            )
+            return made
+
+        def leaf(parameter: Parameter) -> jax.Array | list[jax.Array]:
+            nonlocal done
+            if stacked or not parameter.stacked:
+                made: jax.Array | list[jax.Array] = array(parameter, None)
+            else:
+                made = [array(parameter, (layer, layer + 1)) for layer in range(config.n_layer)]
             self.release()
-            warn_of_non_finite(_by_layer(parameter, counts), in_dtype(parameter.path, dtype), self.origin.where)
-            done += math.prod(shape)
-            report(done * width, total * width)
-            return array
+            done += math.prod(parameters.shape(parameter, config)) * FLOATS[dtype(parameter)].itemsize
+            report(done, total)
+            return made
 
         with ThreadPoolExecutor(READERS, "weights") as readers:
-            return parameters.tree(leaf)
+            params = parameters.tree(leaf)
+        return params if stacked else parameters.unstack(params, config)
 
     def release(self) -> None:  # noqa: B027 (only what maps files has something to let go of)
         """Let go of memory that reading has taken; called between parameters."""
@@ -192,8 +211,9 @@ def load_params(
     weights: Weights,
     place: Partition,
     config: ModelConfig | None = None,
-    dtype: DType = "float32",
+    dtype: DType | Callable[[Parameter], DType] = "float32",
     progress: Report | bool = True,
+    stacked: bool = True,
 ) -> Params:
     """The parameters on a mesh: each shard is filled from the source, one layer after the other.
 
@@ -202,9 +222,11 @@ def load_params(
     Args:
         config: the model to make; by default the source's own. It may have a shorter context, whose positions are
             the first ones.
-        dtype: of the parameters. The model computes with float32 ones.
+        dtype: of the parameters, or a function that says it of each. Training computes with float32 ones.
         progress: a function to call with the bytes of parameters loaded and in all, or whether to draw a bar when
             stderr is a terminal.
+        stacked: whether the layers of the blocks are one array, as in training, or ``h`` is a list of blocks, as in
+            decoding (:func:`gpt2jax.parameters.unstack`).
 
     Raises:
         GPT2JaxError: ``config`` is another model's, the mesh does not divide it, or the source turns out damaged.
@@ -213,7 +235,7 @@ def load_params(
     check_same_model(config, weights.origin)
     place.check(config)
     with bar("Loading", progress) as report:
-        return weights.load(place, config, dtype, report)
+        return weights.load(place, config, dtype if callable(dtype) else lambda _: dtype, report, stacked)
 
 
 def check_same_model(config: ModelConfig, origin: Origin) -> None:
@@ -248,10 +270,10 @@ def _fill(
     out = aligned_empty(tuple(stop - start for start, stop in ranges), dtype)
     inner = tuple(slice(*part) for part in ranges[int(parameter.stacked) :])
     layers = range(*ranges[0]) if parameter.stacked else range(1)
-    blocks = 1 if parameter.stacked else min(READERS, len(out))
+    blocks = READERS if len(layers) == 1 else 1
 
     def read(job: tuple[int, int]) -> int:
-        """Fill a layer, or a block of rows of what has no layers; how many values in it are not finite."""
+        """Fill a layer, or a block of rows where there is one layer; how many values in it are not finite."""
         layer, block = job
         target = out[layer - layers.start] if parameter.stacked else out
         source = weights.read(parameter, layer)[inner]

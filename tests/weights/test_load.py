@@ -89,6 +89,25 @@ def test_the_arrays_of_jax_are_those_that_were_filled(monkeypatch: pytest.Monkey
     assert {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(params)} == set(filled)
 
 
+def test_blocks_can_be_loaded_one_by_one(tmp_path: Path) -> None:
+    """As decoding wants them, from every kind of source: the numbers, dtypes and shards of the stacked ones."""
+    weights, place = held(TINY), place_on(2, 2, 2)
+
+    def dtype(parameter: Parameter) -> arrays.DType:
+        return "bfloat16" if parameter.inputs else "float32"
+
+    dtypes = parameters.tree(dtype)
+    wanted = jax.tree.map(lambda leaf, to: leaf.astype(to), load_params(weights, place), dtypes)
+    for to in ("huggingface", "orbax", "openai"):
+        found = load_params(open_weights(write(weights, tmp_path, to)), place, dtype=dtype, stacked=False)
+        assert same(found, parameters.unstack(wanted, TINY))
+        assert found["h"][1]["attn"]["c_attn"]["kernel"].dtype == jnp.bfloat16
+        whole = wanted["h"]["attn"]["c_attn"]["kernel"].addressable_shards[0].data.shape
+        assert all(
+            block["attn"]["c_attn"]["kernel"].addressable_shards[0].data.shape == whole[1:] for block in found["h"]
+        )
+
+
 def test_donating_loaded_parameters_is_safe() -> None:
     """Their memory is numpy's; a step that reuses it must neither fail nor change what is read again."""
     weights = held(TINY)
