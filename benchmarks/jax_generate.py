@@ -9,8 +9,9 @@ import numpy as np
 
 import gpt2jax
 from gpt2jax.config import SamplingConfig
-from gpt2jax.generate.batch import Batch, Request
+from gpt2jax.generate.batch import Batch
 from gpt2jax.generate.engine import decoding_params
+from gpt2jax.generate.request import Request
 
 
 def main() -> None:

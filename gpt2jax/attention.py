@@ -38,13 +38,14 @@ def causal_attention(
 
 
 def cached_attention(q_BHTK: jax.Array, k_BHSK: jax.Array, v_BHSK: jax.Array, position_B: jax.Array) -> jax.Array:
-    """One query per row (T = 1) at its own position, against a cache whose later entries are not valid yet.
+    """A few queries per row from its own position on, against a cache whose later entries are not valid yet.
 
     Args:
-        position_B: int32; the query of row b sees cache entries 0 to position_B[b].
+        position_B: int32; query t of row b sees cache entries 0 to position_B[b] + t.
     """
-    mask_BS = jnp.arange(k_BHSK.shape[2])[None, :] <= position_B[:, None]
-    return _attend(q_BHTK, k_BHSK, v_BHSK, mask_BS[:, None, None, :], 0.0, None)
+    position_BT = position_B[:, None] + jnp.arange(q_BHTK.shape[2])[None, :]
+    mask_BTS = jnp.arange(k_BHSK.shape[2])[None, None, :] <= position_BT[:, :, None]
+    return _attend(q_BHTK, k_BHSK, v_BHSK, mask_BTS[:, None], 0.0, None)
 
 
 def _attend(

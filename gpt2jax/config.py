@@ -270,6 +270,12 @@ class SamplingConfig:
     """Samples per prompt."""
     best_of: Count = 1
     """Draw this many texts for each sample and return the one that is most probable per token."""
+    beams: Count = 1
+    """Above 1: search for the most probable texts with this many beams; num_samples are the best of them. As with
+    temperature 0, what has to do with drawing is not looked at: temperature, top_k, top_p, min_p, seed."""
+    length_penalty: Finite = 1.0
+    """Of beam search: log-probabilities are summed and divided by the number of new tokens to this power; above 1
+    favours long texts, 0 sums alone."""
     seed: CountOrZero = 0
     """A sample depends on (seed, sample index, position) alone."""
 
@@ -285,7 +291,20 @@ class SamplingConfig:
                 f"forced_tokens: {len(self.forced_tokens)} of them: should be fewer than sampling.max_new_tokens"
                 f" ({self.max_new_tokens})"
             )
+        if self.beams > 1:
+            self._check_beams()
         return self
+
+    def _check_beams(self) -> None:
+        allowed: dict[str, Any] = {"best_of": 1, "stop": (), "past_context": "stop"}
+        for name, value in allowed.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name}: {getattr(self, name)!r}: goes with drawing, not with beam search"
+                    f" (sampling.beams: {self.beams})"
+                )
+        if self.num_samples > self.beams:
+            raise ValueError(f"num_samples: {self.num_samples}: should be at most sampling.beams ({self.beams})")
 
 
 @settings("")

@@ -102,7 +102,7 @@ class Attention(_Module):
     def __call__(
         self, x_BTD: jax.Array, cache: dict[str, jax.Array] | None, position_B: jax.Array | None, deterministic: bool
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Attend causally among the T positions of ``x_BTD``, or, given a cache, one position against the cache.
+        """Attend causally among the T positions of ``x_BTD``, or, given a cache, against it from ``position_B`` on.
 
         Returns:
             The branch's output [B, T, D], and keys and values: the new ones, or the cache with the new one written.
@@ -110,7 +110,7 @@ class Attention(_Module):
         config = self.config
         if cache is None:
             qkv_CBHTK = Dense(config, "h/attn/c_attn", "btd,dchk->cbhtk", (1, 3), name="c_attn")(x_BTD)
-        else:  # On CPU the other form takes five times as long for one position, and this one longer for many.
+        else:  # On CPU the other form takes five times as long for few positions, and this one longer for many.
             qkv_BTCHK = Dense(config, "h/attn/c_attn", "btd,dchk->btchk", name="c_attn")(x_BTD)
             qkv_CBHTK = qkv_BTCHK.transpose(2, 0, 3, 1, 4)
         q_BHTK, k_BHTK, v_BHTK = qkv_CBHTK
@@ -126,7 +126,7 @@ class Attention(_Module):
 
 
 def _write(cache_BHSK: jax.Array, new_BHTK: jax.Array, position_B: jax.Array) -> jax.Array:
-    """``new`` (T = 1) into the cache at each row's own position."""
+    """``new`` into the cache from each row's own position on."""
     write = jax.vmap(lambda cache_HSK, new_HTK, at: jax.lax.dynamic_update_slice_in_dim(cache_HSK, new_HTK, at, axis=1))
     return write(cache_BHSK, new_BHTK, position_B)
 
@@ -279,35 +279,55 @@ def prefill(
         Logits [B, V] (float32) after each prompt's last token, and the cache, valid for row b below ``length_B[b]``.
         Later entries hold the padding's keys; :func:`decode_step` writes each before the row can see it.
     """
-    x_BTD = _embed(params["wte"], params["wpe"], tokens_BT, jnp.arange(tokens_BT.shape[1])[None, :], config)
+    x_BTD, layers = read(params, tokens_BT, config)
     pad = ((0, 0), (0, 0), (0, cache_length - tokens_BT.shape[1]), (0, 0))
+    cache = [{name: jnp.pad(new[name], pad) for name in ("k", "v")} for new in layers]
+    last_B1D = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)
+    return head(params, last_B1D, config)[:, 0], cache
+
+
+def read(params: Params, tokens_BT: jax.Array, config: ModelConfig) -> tuple[jax.Array, Cache]:
+    """States [B, T, D] after the last block, which :func:`head` turns into logits, and each layer's keys and values.
+
+    Args:
+        params: unstacked (:func:`gpt2jax.parameters.unstack`).
+    """
+    x_BTD = _embed(params["wte"], params["wpe"], tokens_BT, jnp.arange(tokens_BT.shape[1])[None, :], config)
     cache = []
     for layer_params in params["h"]:
         x_BTD, new = _block(layer_params, x_BTD, None, None, config)
-        cache.append({name: jnp.pad(new[name], pad) for name in ("k", "v")})
-    last_B1D = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)
-    return _head(params, last_B1D, config), cache
+        cache.append(new)
+    return x_BTD, cache
 
 
 def decode_step(
     params: Params, token_B: jax.Array, position_B: jax.Array, cache: Cache, config: ModelConfig
 ) -> tuple[jax.Array, Cache]:
-    """Read one more token per row, each at its own position.
+    """Read one more token per row, each at its own position: :func:`decode_steps` for one; logits are [B, V]."""
+    logits_B1V, cache = decode_steps(params, token_B[:, None], position_B, cache, config)
+    return logits_B1V[:, 0], cache
+
+
+def decode_steps(
+    params: Params, tokens_BT: jax.Array, position_B: jax.Array, cache: Cache, config: ModelConfig
+) -> tuple[jax.Array, Cache]:
+    """Read a few more tokens per row, from each row's own position on.
 
     Args:
         params: unstacked (:func:`gpt2jax.parameters.unstack`).
-        position_B: int32, where ``token_B`` stands. Past the context or the cache the logits become NaN.
+        position_B: int32, where ``tokens_BT[:, 0]`` stands. Past the context or the cache the logits become NaN.
 
     Returns:
-        Logits [B, V] (float32) for the next token, and the cache with this token's entries written.
+        Logits [B, T, V] (float32) for the token after each, and the cache with these tokens' entries written.
     """
-    x_BTD = _embed(params["wte"], params["wpe"], token_B[:, None], position_B[:, None], config)
-    x_BTD = jnp.where((position_B < cache[0]["k"].shape[2])[:, None, None], x_BTD, jnp.nan)
+    position_BT = position_B[:, None] + jnp.arange(tokens_BT.shape[1])[None, :]
+    x_BTD = _embed(params["wte"], params["wpe"], tokens_BT, position_BT, config)
+    x_BTD = jnp.where((position_BT < cache[0]["k"].shape[2])[:, :, None], x_BTD, jnp.nan)
     written = []
     for layer_params, layer_cache in zip(params["h"], cache, strict=True):
         x_BTD, new = _block(layer_params, x_BTD, layer_cache, position_B, config)
         written.append(new)
-    return _head(params, x_BTD, config), written
+    return head(params, x_BTD, config), written
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -322,9 +342,9 @@ def _block(
     return Block(config).apply({"params": layer_params}, x_BTD, cache, position_B, True)
 
 
-def _head(params: Params, x_B1D: jax.Array, config: ModelConfig) -> jax.Array:
-    x_B1D = LayerNorm(config, "ln_f").apply({"params": params["ln_f"]}, x_B1D)
-    return logits(params, x_B1D)[:, 0]
+def head(params: Params, x_BTD: jax.Array, config: ModelConfig) -> jax.Array:
+    """Logits [B, T, V] (float32) of states after the last block: final layer norm and token embedding."""
+    return logits(params, LayerNorm(config, "ln_f").apply({"params": params["ln_f"]}, x_BTD))
 
 
 def _apply(

@@ -32,6 +32,8 @@ examples:
   gpt2jax generate --model gpt2 "A list is" "A tuple is" --num-samples 2 --temperature 0.7 --top-k 40
   gpt2jax generate --model gpt2-medium "Q: Why is the sky blue?\\nA:" --stop "\\n" --max-new-tokens 50
   gpt2jax generate --model gpt2 prompts.jsonl --output texts.jsonl --batch-size 32
+  gpt2jax generate --model gpt2 "The capital of France is" --beams 4 --max-new-tokens 20
+  gpt2jax generate --model gpt2-xl --draft gpt2 "In a shocking finding, scientists discovered"
   gpt2jax generate configs/generate.yaml
   gpt2jax generate --model runs/quickstart --unconditional --num-samples 0
   gpt2jax generate --model runs/quickstart/checkpoints/1000 --interactive"""
@@ -57,6 +59,12 @@ class GenerateArgs:
     """Texts computed at once."""
     log_probs: int = 0
     """With --output: also tokens, their log-probabilities, and this many of the most probable ones at each place."""
+    prompt_log_probs: bool = False
+    """With --output: also the tokens of each prompt and their log-probabilities."""
+    draft: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """A smaller model of the same vocabulary that drafts tokens for MODEL; the texts stay the same."""
+    draft_tokens: int = 4
+    """How many it drafts at a time."""
     allow_special: bool = False
     """Read <|endoftext|> in a prompt as the special token."""
 
@@ -76,7 +84,8 @@ def run(args: list[str]) -> int:
     from gpt2jax.generate.text import TextModel
 
     one_device = given.mesh == settings.MeshConfig(data=1)
-    model = TextModel.load(str(given.model), None if one_device else given.mesh)
+    mesh = None if one_device else given.mesh
+    model = TextModel.load(str(given.model), mesh, given.draft, given.draft_tokens)
     if given.interactive:
         return _converse(model, given)
     if given.output:
@@ -117,7 +126,8 @@ def _read_file(path: str) -> dict[str, Any]:
     for key in ("sampling", "mesh"):
         if not isinstance(mapping.get(key, {}), dict):
             raise GPT2JaxError(f"{path}: {key}: {mapping[key]!r}: should be a mapping of keys to values")
-    kinds = {"prompts": list, "model": str, "output": str, "batch_size": int, "log_probs": int}
+    kinds: dict[str, type] = {"prompts": list} | dict.fromkeys(("model", "output", "draft"), str)
+    kinds |= dict.fromkeys(("batch_size", "log_probs", "draft_tokens"), int)
     if isinstance(mapping.get("prompts"), str):
         mapping["prompts"] = [mapping["prompts"]]
     for key, value in mapping.items():
@@ -171,8 +181,11 @@ def _check(given: GenerateArgs, endless: bool) -> None:
     for name, least in (("batch_size", 1), ("log_probs", 0)):
         if getattr(given, name) < least:
             raise GPT2JaxError(f"{name}: {getattr(given, name)}: should be at least {least}")
-    if given.log_probs and not given.output:
-        raise GPT2JaxError(f"--log-probs: {given.log_probs}: needs --output, whose lines have room for them")
+    for name, asked in (("--log-probs", given.log_probs), ("--prompt-log-probs", given.prompt_log_probs)):
+        if asked and not given.output:
+            raise GPT2JaxError(f"{name}: {asked}: needs --output, whose lines have room for them")
+    if given.log_probs and given.sampling.beams > 1:
+        raise GPT2JaxError(f"--log-probs: {given.log_probs}: goes with drawing, not with --beams")
     for prompt in given.prompts if not given.output else ():
         if prompt.endswith((".jsonl", ".txt", ".yaml", ".yml")) and Path(prompt).is_file():
             where = "goes before all options" if prompt.endswith((".yaml", ".yml")) else "needs --output"
@@ -220,6 +233,7 @@ def _job(model: "TextModel", given: GenerateArgs) -> int:
             sampling,
             batch_size=given.batch_size,
             log_probs=given.log_probs,
+            prompt_log_probs=given.prompt_log_probs,
             allow_special=given.allow_special or given.unconditional,
         )
     except KeyboardInterrupt:

@@ -1,57 +1,21 @@
 """A batch of requests on its way through the engine, seen from the host: what each row has written so far."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gpt2jax.config import ModelConfig, SamplingConfig
+from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate import engine
 from gpt2jax.generate.engine import Rows, SamplingState, bucket, row_bucket
-from gpt2jax.generate.filters import History, Knobs
+from gpt2jax.generate.request import Request, Row, check_request, make_history, make_knobs, make_stops, stop_tokens
+from gpt2jax.generate.speculate import Draft, speculate, start_draft
+from gpt2jax.model import Cache
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
-
-Finish = Literal["stop", "length", "context"]
-
-# Least number of stop tokens that there is room for; more double it.
-STOP_TOKENS = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """One text to write."""
-
-    prompt: tuple[int, ...]
-    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
-    index: int = 0
-    """Sample index: texts of the same seed and prompt differ by it."""
-
-
-@dataclasses.dataclass
-class Row:
-    """What has been written for one request."""
-
-    request: Request
-    tokens: list[int] = dataclasses.field(default_factory=list)
-    """Drawn so far, without the token that stopped it."""
-    log_probs: list[float] = dataclasses.field(default_factory=list)
-    """Of each of ``tokens``, in nats, under the model alone; NaN for forced ones, which were not drawn."""
-    top: list[list[tuple[int, float]]] = dataclasses.field(default_factory=list)
-    """At the place of each of ``tokens``: the most probable tokens with their log-probabilities."""
-    stop_log_prob: float | None = None
-    """Of the token that stopped it, when one has."""
-    finish: Finish | None = None
-    """Why it ended: a stop token, ``max_new_tokens``, or the end of the context."""
-
-    @property
-    def text_tokens(self) -> list[int]:
-        return [*self.request.prompt, *self.tokens]
 
 
 class Batch:
@@ -66,6 +30,7 @@ class Batch:
         end_of_text: int | None = None,
         alternatives: int = 0,
         place: Partition | None = None,
+        draft: Draft | None = None,
     ) -> None:
         """Read the prompts and draw the first tokens.
 
@@ -74,6 +39,7 @@ class Batch:
             end_of_text: the token that ends a text, unless its settings ignore it.
             alternatives: most probable tokens to note at each place.
             place: the mesh that ``params`` are on; rows are spread over its data axes.
+            draft: a smaller model that drafts tokens; what is written stays the same.
 
         Raises:
             GPT2JaxError: a prompt without tokens, one that fills the context, or a token that is not in the vocabulary.
@@ -83,16 +49,16 @@ class Batch:
         if not 0 <= alternatives <= config.n_vocab:
             raise GPT2JaxError(f"log_probs: {alternatives}: should be 0 to the vocabulary, {config.n_vocab:,}")
         for number, request in enumerate(requests, 1):
-            _check(number, request, config, end_of_text)
+            check_request(number, request, config, end_of_text)
         self.params, self.config, self.end_of_text, self.alternatives = params, config, end_of_text, alternatives
-        self.place = place
+        self.place, self.draft = place, draft
+        self.rounds = 0
+        """Of drafting, so far; each gave every row at least one token."""
+        if draft is not None:
+            draft.check(config)
         self._state: SamplingState
-        # Forced tokens are read with the prompt, and count as drawn.
-        self.rows = [
-            Row(request, list(forced), [math.nan] * len(forced), [[]] * len(forced) if alternatives else [])
-            for request in requests
-            for forced in (request.sampling.forced_tokens,)
-        ]
+        self._draft_cache: Cache
+        self.rows = [Row.of(request, alternatives) for request in requests]
         self._start(self.rows)
 
     @property
@@ -100,19 +66,34 @@ class Batch:
         return all(row.finish and not self.will_go_on(row) for row in self.rows)
 
     def advance(self, steps: int) -> None:
-        """Draw up to ``steps`` more tokens in every row that has not ended."""
+        """Draw up to ``steps`` more tokens in every row that has not ended; with a draft, for so many rounds."""
         if self.finished:
             return
         if any(row.finish is None for row in self._running):
-            self._state = engine.advance(
-                self.params, self._state, jnp.asarray(steps, jnp.int32), config=self.config, place=self.place
-            )
+            self._draw(jnp.asarray(steps, jnp.int32))
             self._collect()
         sliding = [row for row in self._running if self.will_go_on(row)]
         if sliding and all(row.finish for row in self._running):
             for row in sliding:
                 row.finish = None
             self._start(sliding)
+
+    def _draw(self, steps: jax.Array) -> None:
+        if self.draft is None:
+            self._state = engine.advance(self.params, self._state, steps, config=self.config, place=self.place)
+            return
+        self._state, self._draft_cache, rounds = speculate(
+            self.params,
+            self.draft.params,
+            self._state,
+            self._draft_cache,
+            steps,
+            config=self.config,
+            draft_config=self.draft.config,
+            draft_tokens=self.draft.tokens,
+            place=self.place,
+        )
+        self.rounds += int(rounds)
 
     def will_go_on(self, row: Row) -> bool:
         """Whether a row that has come to the end of the context is to slide on."""
@@ -159,13 +140,17 @@ class Batch:
             length_P[number] = len(prompt)
         prompt_B = np.array([prompts.index(tuple(window)) for window in kept] + [0] * (count - len(rows)), np.int32)
         device_rows = self._device_rows(rows, count, [len(window) for window in kept], limits, offsets)
+        prompts_read = jnp.asarray(tokens_PT), jnp.asarray(length_P), jnp.asarray(prompt_B)
+        if self.draft is not None:
+            draft = self.draft
+            self._draft_cache = start_draft(
+                draft.params, *prompts_read, config=draft.config, total=total, place=self.place
+            )
         self._state = engine.start(
             self.params,
-            jnp.asarray(tokens_PT),
-            jnp.asarray(length_P),
-            jnp.asarray(prompt_B),
+            *prompts_read,
             device_rows,
-            self._history(rows, count),
+            make_history(rows, count, self.config),
             config=self.config,
             total=total,
             alternatives=self.alternatives,
@@ -186,11 +171,6 @@ class Batch:
     ) -> Rows:
         requests = [row.request for row in rows]
         padding = [0] * (count - len(rows))
-        stops = [_stop_tokens(request.sampling, self.end_of_text) for request in requests]
-        room = row_bucket(max(STOP_TOKENS, *map(len, stops)))
-        stop_BM = np.full((count, room), -1, np.int32)
-        for number, tokens in enumerate(stops):
-            stop_BM[number, : len(tokens)] = tokens
 
         def ints(values: list[int]) -> jax.Array:
             return jnp.asarray(np.array(values + padding, np.int32))
@@ -203,16 +183,8 @@ class Batch:
             before_B=ints([len(row.tokens) for row in rows]),
             first_B=jnp.asarray(np.array(lengths + [1] * len(padding), np.int32)),
             limit_B=ints(limits),  # 0 in rows that only fill the shape: they are done before they start.
-            stop_BM=jnp.asarray(stop_BM),
+            stop_BM=make_stops([request.sampling for request in requests], count, self.end_of_text),
         )
-
-    def _history(self, rows: list[Row], count: int) -> History:
-        in_prompt_BV = np.zeros((count, self.config.padded_vocab), bool)
-        drawn_BV = np.zeros((count, self.config.padded_vocab), np.int32)
-        for number, row in enumerate(rows):
-            in_prompt_BV[number, list(row.request.prompt)] = True
-            np.add.at(drawn_BV[number], row.tokens, 1)
-        return History(jnp.asarray(in_prompt_BV), jnp.asarray(drawn_BV))
 
     def _collect(self) -> None:
         """Take what the engine has drawn since the last time."""
@@ -225,7 +197,7 @@ class Batch:
         for at, row in enumerate(self._running):
             if row.finish is not None:
                 continue
-            stops = _stop_tokens(row.request.sampling, self.end_of_text)
+            stops = stop_tokens(row.request.sampling, self.end_of_text)
             for position in range(len(row.text_tokens) - int(offset_B[at]), int(position_B[at]) + 1):
                 token = int(tokens_BS[at, position])
                 if token in stops:
@@ -239,77 +211,6 @@ class Batch:
             if done_B[at] and row.finish is None:
                 full = len(row.tokens) >= row.request.sampling.max_new_tokens
                 row.finish = "length" if full else "context"
-
-
-def make_knobs(
-    sampling: Sequence[SamplingConfig], count: int, config: ModelConfig, end_of_text: int | None = None
-) -> Knobs:
-    """Settings of each row as the engine takes them, filled up to ``count`` rows."""
-    filled = [*sampling, *[SamplingConfig()] * (count - len(sampling))]
-    bias_BV = np.zeros((count, config.padded_vocab), np.float32)
-    for row, one in enumerate(filled):
-        for token, value in one.logit_bias.items():
-            bias_BV[row, token] = value
-        bias_BV[row, list(_banned(one, end_of_text))] = -np.inf
-
-    def column(value: Callable[[SamplingConfig], float], dtype: Any = np.float32) -> jax.Array:
-        return jnp.asarray(np.array([value(one) for one in filled], dtype))
-
-    return Knobs(
-        temperature_B=column(lambda one: one.temperature if one.do_sample else 0.0),
-        top_k_B=column(lambda one: min(one.top_k, config.padded_vocab), np.int32),
-        top_p_B=column(lambda one: one.top_p),
-        openai_top_p_B=column(lambda one: one.top_p_rule == "openai", bool),
-        min_p_B=column(lambda one: one.min_p),
-        repetition_B=column(lambda one: one.repetition_penalty),
-        presence_B=column(lambda one: one.presence_penalty),
-        frequency_B=column(lambda one: one.frequency_penalty),
-        min_new_B=column(lambda one: min(one.min_new_tokens, 2**31 - 1), np.int32),
-        bias_BV=jnp.asarray(bias_BV),
-    )
-
-
-def check_sampling(sampling: SamplingConfig, config: ModelConfig, end_of_text: int | None) -> None:
-    """Refuse settings that are none for this model.
-
-    Raises:
-        GPT2JaxError: a token that is not in its vocabulary, or none left to draw.
-    """
-    for name in ("banned_tokens", "forced_tokens", "stop_tokens", "logit_bias"):
-        for token in getattr(sampling, name):
-            if not 0 <= token < config.n_vocab:
-                raise GPT2JaxError(f"sampling.{name}: {token}: should be below the vocabulary of {config.n_vocab:,}")
-    if len(_banned(sampling, end_of_text)) >= config.n_vocab:
-        raise GPT2JaxError("sampling.banned_tokens: all of the vocabulary: one token at least should be left")
-    if len(sampling.forced_tokens) > config.n_ctx - 2:
-        raise GPT2JaxError(
-            f"sampling.forced_tokens: {len(sampling.forced_tokens)} of them: should leave room in the context of"
-            f" {config.n_ctx} for a prompt and a token more"
-        )
-
-
-def _check(number: int, request: Request, config: ModelConfig, end_of_text: int | None) -> None:
-    check_sampling(request.sampling, config, end_of_text)
-    if not request.prompt:
-        raise GPT2JaxError(f"prompt {number}: no tokens; at least one is needed")
-    room = config.n_ctx - len(request.sampling.forced_tokens)
-    if len(request.prompt) >= room:
-        raise GPT2JaxError(
-            f"prompt {number}: {len(request.prompt)} tokens: should be below the model's context of {config.n_ctx}"
-        )
-    for token in request.prompt:
-        if not 0 <= token < config.n_vocab:
-            raise GPT2JaxError(f"prompt {number}: token {token}: should be below the vocabulary of {config.n_vocab:,}")
-
-
-def _banned(sampling: SamplingConfig, end_of_text: int | None) -> set[int]:
-    ignored = {end_of_text} if sampling.ignore_end_of_text and end_of_text is not None else set()
-    return {*sampling.banned_tokens, *ignored}
-
-
-def _stop_tokens(sampling: SamplingConfig, end_of_text: int | None) -> tuple[int, ...]:
-    end = () if end_of_text is None or sampling.ignore_end_of_text else (end_of_text,)
-    return (*end, *sampling.stop_tokens)
 
 
 def _slides(row: Row) -> bool:

@@ -137,7 +137,8 @@ def start(
         top_log_prob_BSN=jnp.zeros((batch, total, alternatives), jnp.float32),
         cache=jax.tree.map(lambda leaf: leaf[prompt_B], cache),
     )
-    return _pin(_append(_pin(state, place), logits_PV[prompt_B], config), place)
+    state = pin(state, place)
+    return pin(append(state, logits_PV[prompt_B], ~state.done_B, config), place)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "place"), donate_argnames="state")
@@ -150,52 +151,61 @@ def advance(
         step, state = carry
         newest_B = jnp.take_along_axis(state.tokens_BS, state.position_B[:, None], axis=1)[:, 0]
         logits_BV, cache = model.decode_step(params, newest_B, state.position_B, state.cache, config)
-        return step + 1, _append(dataclasses.replace(state, cache=cache), logits_BV, config)
+        return step + 1, append(dataclasses.replace(state, cache=cache), logits_BV, ~state.done_B, config)
 
     def unfinished(carry: tuple[jax.Array, SamplingState]) -> jax.Array:
         return (carry[0] < steps) & ~jnp.all(carry[1].done_B)
 
-    return _pin(jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), state))[1], place)
+    return pin(jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), state))[1], place)
 
 
-def _pin(state: SamplingState, place: Partition | None) -> SamplingState:
-    """Rows over the mesh's data axes, the cache's heads over ``tensor``: the same going in as coming out."""
+def pin(state: SamplingState, place: Partition | None) -> SamplingState:
+    """All that has rows over the mesh's data axes, the cache's heads over ``tensor``: the same going in as coming
+    out."""
     if place is None:
         return state
 
-    def pin(leaf: jax.Array) -> jax.Array:
+    def leading(leaf: jax.Array) -> jax.Array:
         return place.constrain(leaf, "batch", *[None] * (leaf.ndim - 1))
 
-    cache = jax.tree.map(lambda leaf: place.constrain(leaf, "batch", "heads", None, None), state.cache)
-    return dataclasses.replace(jax.tree.map(pin, dataclasses.replace(state, cache=[])), cache=cache)
+    rest = jax.tree.map(leading, dataclasses.replace(state, cache=[]))
+    return dataclasses.replace(rest, cache=pin_cache(state.cache, place))
 
 
-def _append(state: SamplingState, logits_BV: jax.Array, config: ModelConfig) -> SamplingState:
-    """Draw each row's next token from ``logits_BV``; rows that are done stay as they are."""
-    rows, active_B = state.rows, ~state.done_B
+def pin_cache(cache: Cache, place: Partition | None) -> Cache:
+    """Rows over the mesh's data axes, heads over ``tensor``."""
+    if place is None:
+        return cache
+    return jax.tree.map(lambda leaf: place.constrain(leaf, "batch", "heads", None, None), cache)
+
+
+def append(state: SamplingState, logits_BV: jax.Array, active_B: jax.Array, config: ModelConfig) -> SamplingState:
+    """Draw the next token of the rows that are ``active_B`` from ``logits_BV``; the others stay as they are."""
+    rows = state.rows
     position_B = state.position_B + active_B.astype(jnp.int32)
-    adjusted_BV = adjust_logits(
-        logits_BV,
-        rows.knobs,
-        state.history,
-        rows.stop_BM,
-        rows.before_B + position_B - rows.first_B,
-        config.n_vocab,
-    )
-    drawn_B = draw(adjusted_BV, rows.knobs, _keys(rows, position_B))
+    drawn_B = draw_at(rows, state.history, logits_BV, position_B, config)
     at_BS = (jnp.arange(state.tokens_BS.shape[1])[None, :] == position_B[:, None]) & active_B[:, None]
-    log_prob_B, top_token_BN, top_log_prob_BN = _log_probs(logits_BV, drawn_B, state.top_token_BSN.shape[-1], config)
+    log_prob_B, top_token_BN, top_log_prob_BN = log_probs(logits_BV, drawn_B, state.top_token_BSN.shape[-1], config)
     stopped_B = jnp.any(drawn_B[:, None] == rows.stop_BM, axis=1)
     return dataclasses.replace(
         state,
         tokens_BS=jnp.where(at_BS, drawn_B[:, None], state.tokens_BS),
         position_B=position_B,
-        done_B=state.done_B | stopped_B | (position_B + 1 >= rows.limit_B),
+        done_B=state.done_B | (active_B & (stopped_B | (position_B + 1 >= rows.limit_B))),
         history=state.history.add(drawn_B, active_B),
         log_prob_BS=jnp.where(at_BS, log_prob_B[:, None], state.log_prob_BS),
         top_token_BSN=jnp.where(at_BS[:, :, None], top_token_BN[:, None], state.top_token_BSN),
         top_log_prob_BSN=jnp.where(at_BS[:, :, None], top_log_prob_BN[:, None], state.top_log_prob_BSN),
     )
+
+
+def draw_at(
+    rows: Rows, history: History, logits_BV: jax.Array, position_B: jax.Array, config: ModelConfig
+) -> jax.Array:
+    """Tokens [B] (int32) for ``position_B``, by each row's knobs and the key of its position."""
+    new_B = rows.before_B + position_B - rows.first_B
+    adjusted_BV = adjust_logits(logits_BV, rows.knobs, history, rows.stop_BM, new_B, config.n_vocab)
+    return draw(adjusted_BV, rows.knobs, _keys(rows, position_B))
 
 
 def _keys(rows: Rows, position_B: jax.Array) -> jax.Array:
@@ -207,7 +217,7 @@ def _keys(rows: Rows, position_B: jax.Array) -> jax.Array:
     return jax.vmap(key)(rows.seed_B, rows.index_B, rows.offset_B + position_B)
 
 
-def _log_probs(
+def log_probs(
     logits_BV: jax.Array, drawn_B: jax.Array, count: int, config: ModelConfig
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     real_BV = jnp.where((jnp.arange(logits_BV.shape[-1]) < config.n_vocab)[None], logits_BV, -jnp.inf)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gpt2jax.config import SamplingConfig
 from gpt2jax.errors import GPT2JaxError, nearest
-from gpt2jax.generate.batch import check_sampling
+from gpt2jax.generate.request import check_sampling
 from gpt2jax.generate.show import show
 from gpt2jax.generate.text import TextModel
 from gpt2jax.tokenizer import end_of_text

@@ -1,5 +1,6 @@
 """Large jobs: a file of prompts to a file of texts, in order, restarted where it stopped."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import numpy as np
 from gpt2jax.config import SamplingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import write_text
+from gpt2jax.generate.score import score
 from gpt2jax.generate.text import Sample, TextModel
 from gpt2jax.progress import counter
 
@@ -29,15 +31,19 @@ def run_job(
     *,
     batch_size: int = 16,
     log_probs: int = 0,
+    prompt_log_probs: bool = False,
     allow_special: bool = False,
     progress: bool = True,
 ) -> int:
     """Write a JSON line for each prompt to ``output``, in the order of the prompts.
 
     A line has ``prompt``, ``texts`` and ``finish_reasons``, and with ``log_probs`` also ``tokens``, ``log_probs`` and
-    ``top_log_probs``. Until the job is done the lines stand in ``output`` with ``.partial`` behind its name; the same
-    call goes on after the last whole line there, and one with other settings is refused. A text depends on (seed,
-    sample index) and its prompt alone, so that a job that was stopped ends with the same lines as one that was not.
+    ``top_log_probs``; with ``prompt_log_probs`` also ``prompt_tokens`` and ``prompt_log_probs``, null for the first
+    token, which nothing comes before, and with both ``prompt_top_log_probs``.
+
+    Until the job is done the lines stand in ``output`` with ``.partial`` behind its name; the same call goes on after
+    the last whole line there, and one with other settings is refused. A text depends on (seed, sample index) and its
+    prompt alone, so that a job that was stopped ends with the same lines as one that was not.
 
     With several processes each takes every n-th prompt and writes ``output`` with ``.K-of-N`` behind its name.
 
@@ -59,7 +65,7 @@ def run_job(
     job = output.with_name(f"{output.name}.partial.job")
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        _same_job(job, partial, _fingerprint(model, prompts, sampling, log_probs, allow_special))
+        _same_job(job, partial, _fingerprint(model, prompts, sampling, log_probs, prompt_log_probs, allow_special))
         done = _whole_lines(partial, len(prompts))
         window = batch_size * WINDOW_BATCHES
         started, drawn = time.perf_counter(), 0
@@ -70,8 +76,11 @@ def run_job(
                 samples = model.sample(
                     some, sampling, allow_special=allow_special, batch_size=batch_size, alternatives=log_probs
                 )
-                for prompt, written in zip(some, samples, strict=True):
-                    file.write(json.dumps(_line(prompt, written, sampling, log_probs)) + "\n")
+                of_prompts: list[dict[str, Any]] = [{} for _ in some]
+                if prompt_log_probs:
+                    of_prompts = _of_prompts(model, some, sampling, allow_special, batch_size, log_probs)
+                for prompt, written, of_prompt in zip(some, samples, of_prompts, strict=True):
+                    file.write(json.dumps(_line(prompt, written, sampling, log_probs) | of_prompt) + "\n")
                     drawn += sum(len(one.tokens) for one in written)
                 file.flush()
                 os.fsync(file.fileno())
@@ -97,12 +106,33 @@ def _line(prompt: str, samples: list[Sample], sampling: SamplingConfig, log_prob
     return line
 
 
+def _of_prompts(
+    model: TextModel, prompts: list[str], sampling: SamplingConfig, allow_special: bool, batch_size: int, top: int
+) -> list[dict[str, Any]]:
+    """What a line says of its prompt's tokens, as they were read."""
+    once = dataclasses.replace(sampling, num_samples=1, best_of=1)
+    tokens = [request.prompt for request in model.requests(prompts, once, allow_special)]
+    lines = []
+    for prompt, of in zip(
+        tokens, score(model.params, tokens, model.config, alternatives=top, batch_size=batch_size), strict=True
+    ):
+        line: dict[str, Any] = {"prompt_tokens": prompt, "prompt_log_probs": [None, *of.log_probs]}
+        lines.append(line | ({"prompt_top_log_probs": [None, *of.top]} if top else {}))
+    return lines
+
+
 def _fingerprint(
-    model: TextModel, prompts: list[str], sampling: SamplingConfig, log_probs: int, allow_special: bool
+    model: TextModel,
+    prompts: list[str],
+    sampling: SamplingConfig,
+    log_probs: int,
+    prompt_log_probs: bool,
+    allow_special: bool,
 ) -> str:
     """Equal for jobs whose lines are the same."""
     table = np.asarray(model.params["wte"][:8]).tobytes()  # Enough to tell one model from another.
-    told = [vars(model.config), vars(sampling), log_probs, allow_special, prompts, hashlib.sha256(table).hexdigest()]
+    what = [log_probs, prompt_log_probs, allow_special, prompts]
+    told = [vars(model.config), vars(sampling), *what, hashlib.sha256(table).hexdigest()]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 

@@ -30,7 +30,7 @@ def show(
     model.requests(prompts, sampling, allow_special)
     heads = [prompt if sampling.return_full_text else "" for prompt in prompts] if heads is None else heads
     each = [head for head in heads for _ in range(sampling.num_samples)]
-    if sampling.best_of > 1:
+    if sampling.best_of > 1 or sampling.beams > 1:
         written = model.write(prompts, sampling, allow_special=allow_special, batch_size=batch_size)
         texts = [text for some in written for text in some]
         yield from under_rules([head + text for head, text in zip(each, texts, strict=True)], first, several)

@@ -11,14 +11,18 @@ import tiktoken
 
 from gpt2jax.config import MeshConfig, ModelConfig, SamplingConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.generate.batch import Batch, Finish, Request, check_sampling
+from gpt2jax.generate.batch import Batch
+from gpt2jax.generate.beam import beam_search
 from gpt2jax.generate.engine import decoding_dtype, decoding_params
+from gpt2jax.generate.request import Finish, Request, Row, check_sampling
+from gpt2jax.generate.score import Score, score
+from gpt2jax.generate.speculate import Draft
 from gpt2jax.generate.stream import TextStream
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition, make_mesh
-from gpt2jax.tokenizer import encode_prompt, end_of_text
+from gpt2jax.tokenizer import encode_prompt, end_of_text, to_spec
 from gpt2jax.weights.sources import open_weights
-from gpt2jax.weights.weights import load_params
+from gpt2jax.weights.weights import Weights, load_params
 
 # Tokens between two looks for a stop string: each look waits for the device.
 STOP_STRIDE = 16
@@ -40,6 +44,10 @@ class Sample:
     """Of the token that stopped it, where one has."""
     finish: Finish
     """``stop``: a stop token or string; ``length``: max_new_tokens; ``context``: no room."""
+
+    @classmethod
+    def of(cls, row: Row, text: str) -> Self:
+        return cls(text, row.tokens, row.log_probs, row.top, row.stop_log_prob, row.finish or "stop")
 
     @property
     def mean_log_prob(self) -> float:
@@ -68,6 +76,8 @@ class TextModel:
     encoding: tiktoken.Encoding
     place: Partition | None = None
     """The mesh that ``params`` are on, when it has more than one device."""
+    draft: Draft | None = None
+    """A smaller model that drafts tokens for this one; the texts stay the same."""
 
     @classmethod
     def from_params(
@@ -82,23 +92,42 @@ class TextModel:
         return cls(decode(params, config=config), config, encoding, place)
 
     @classmethod
-    def load(cls, source: str | Path, mesh: MeshConfig | None = None) -> Self:
+    def load(
+        cls,
+        source: str | Path,
+        mesh: MeshConfig | None = None,
+        draft: str | Path | None = None,
+        draft_tokens: int = 4,
+    ) -> Self:
         """From any GPT-2 (:func:`gpt2jax.weights.sources.open_weights`), its parameters read straight to their shards.
 
         Args:
             mesh: the devices to compute on; by default one.
+            draft: a smaller model of the same vocabulary that drafts tokens (:mod:`gpt2jax.generate.speculate`).
+            draft_tokens: how many at a time.
 
         Raises:
-            GPT2JaxError: there is none, the mesh does not divide it, or nobody knows which vocabulary its tokens are
-                of.
+            GPT2JaxError: there is none, the mesh does not divide it, nobody knows which vocabulary its tokens are of,
+                or the draft does not fit the model.
         """
         weights = open_weights(source)
         encoding = weights.origin.encoding
         if encoding is None:
             raise GPT2JaxError(f"{source}: cannot write text: {weights.origin.vocabulary_note}")
         place = Partition(make_mesh(mesh or MeshConfig(), None if mesh else jax.devices()[:1]))
-        params = load_params(weights, place, dtype=decoding_dtype(weights.config), stacked=False)
-        return cls(params, weights.config, encoding, place if place.mesh.size > 1 else None)
+
+        def params(of: Weights) -> Params:
+            return load_params(of, place, dtype=decoding_dtype(of.config), stacked=False)
+
+        drafting = None
+        if draft is not None:
+            small = open_weights(draft)
+            if small.origin.encoding is None or to_spec(small.origin.encoding) != to_spec(encoding):
+                raise GPT2JaxError(f"{draft}: cannot draft for {source}: its vocabulary is another")
+            drafting = Draft({}, small.config, draft_tokens)
+            drafting.check(weights.config)  # Before anything large is read.
+            drafting = dataclasses.replace(drafting, params=params(small))
+        return cls(params(weights), weights.config, encoding, place if place.mesh.size > 1 else None, drafting)
 
     def start(self) -> str:
         """What unconditional text starts from: ``<|endoftext|>`` as in OpenAI's program, or, in a vocabulary without
@@ -133,9 +162,13 @@ class TextModel:
 
         Raises:
             GPT2JaxError: an empty prompt, one that fills the context, or one with a character that the vocabulary
-                lacks.
+                lacks; ``alternatives`` of a beam search.
         """
         _check_batch_size(batch_size)
+        if sampling.beams > 1:
+            if alternatives:
+                raise GPT2JaxError(f"log_probs: {alternatives}: goes with drawing, not with beam search")
+            return self._search(self.requests(prompts, sampling, allow_special), sampling, batch_size)
         requests = self.requests(prompts, sampling, allow_special)
         order = sorted(range(len(requests)), key=lambda number: len(requests[number].prompt))
         done: dict[int, Sample] = {}
@@ -146,9 +179,7 @@ class TextModel:
             for _ in self._pieces(batch, streams, STOP_STRIDE if sampling.stop else self.config.n_ctx):
                 pass
             for number, row, stream in zip(numbers, batch.rows, streams, strict=True):
-                done[number] = Sample(
-                    stream.text, row.tokens, row.log_probs, row.top, row.stop_log_prob, row.finish or "stop"
-                )
+                done[number] = Sample.of(row, stream.text)
         ranked = [done[number] for number in range(len(requests))]
         best = [
             max(ranked[first : first + sampling.best_of], key=lambda one: one.mean_log_prob)
@@ -156,6 +187,32 @@ class TextModel:
         ]
         count = sampling.num_samples
         return [best[first : first + count] for first in range(0, len(best), count)]
+
+    def _search(self, requests: list[Request], sampling: SamplingConfig, batch_size: int) -> list[list[Sample]]:
+        order = sorted(range(len(requests)), key=lambda number: len(requests[number].prompt))
+        at_once, done = max(batch_size // sampling.beams, 1), {}
+        for first in range(0, len(order), at_once):
+            numbers = order[first : first + at_once]
+            some = [requests[number] for number in numbers]
+            found = beam_search(
+                self.params, some, self.config, end_of_text=end_of_text(self.encoding), place=self.place
+            )
+            for number, rows in zip(numbers, found, strict=True):
+                best = rows[: sampling.num_samples]
+                done[number] = [Sample.of(row, self.encoding.decode(row.tokens)) for row in best]
+        return [done[number] for number in range(len(requests))]
+
+    def score(
+        self, texts: list[str], *, allow_special: bool = False, batch_size: int = 16, alternatives: int = 0
+    ) -> list[Score]:
+        """Log-probabilities of each token of ``texts`` but the first (:func:`gpt2jax.generate.score.score`).
+
+        Raises:
+            GPT2JaxError: an empty text, or one longer than the context.
+        """
+        _check_batch_size(batch_size)
+        tokens = [encode_prompt(self.encoding, text, allow_special) for text in texts]
+        return score(self.params, tokens, self.config, alternatives=alternatives, batch_size=batch_size)
 
     def stream(
         self, prompts: list[str], sampling: SamplingConfig, *, allow_special: bool = False, batch_size: int = 16
@@ -166,10 +223,13 @@ class TextModel:
         characters; what may become a stop string is held back until it has not.
 
         Raises:
-            GPT2JaxError: as :meth:`sample`, or ``sampling.best_of`` is above 1: which is best shows at the end.
+            GPT2JaxError: as :meth:`sample`, or ``sampling.best_of`` or ``beams`` is above 1: what is best shows at the
+                end.
         """
-        if sampling.best_of > 1:
-            raise GPT2JaxError(f"sampling.best_of: {sampling.best_of}: should be 1 for text that is shown as it comes")
+        for name in ("best_of", "beams"):
+            if getattr(sampling, name) > 1:
+                value = getattr(sampling, name)
+                raise GPT2JaxError(f"sampling.{name}: {value}: should be 1 for text that is shown as it comes")
         _check_batch_size(batch_size)
         requests = self.requests(prompts, sampling, allow_special)
         for first in range(0, len(requests), batch_size):
@@ -199,7 +259,8 @@ class TextModel:
                     f"prompt {number}: {len(tokens)} tokens: should be below the model's context, {self.config.n_ctx};"
                     " --truncate left drops its beginning"
                 )
-            draws = sampling.num_samples * sampling.best_of
+            # The samples of a beam search are the beams of one.
+            draws = 1 if sampling.beams > 1 else sampling.num_samples * sampling.best_of
             requests += [Request(tuple(tokens), sampling, index) for index in range(draws)]
         return requests
 
@@ -211,6 +272,7 @@ class TextModel:
             end_of_text=end_of_text(self.encoding),
             alternatives=alternatives,
             place=self.place,
+            draft=self.draft,
         )
 
     def _pieces(self, batch: Batch, streams: list[TextStream], stride: int) -> Iterator[Piece]:

@@ -6,8 +6,9 @@ import numpy as np
 
 from gpt2jax import model
 from gpt2jax.config import ModelConfig, SamplingConfig
-from gpt2jax.generate.batch import Batch, Request, Row
+from gpt2jax.generate.batch import Batch
 from gpt2jax.generate.engine import decoding_params
+from gpt2jax.generate.request import Request, Row
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
 from tests.helpers import Checkpoint

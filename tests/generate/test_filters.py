@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 
 from gpt2jax.config import ModelConfig
-from gpt2jax.generate.batch import make_knobs
 from gpt2jax.generate.filters import NEVER, History, Knobs, adjust_logits, draw, filter_logits
+from gpt2jax.generate.request import make_knobs
 from tests.generate.helpers import sampling
 
 

@@ -9,7 +9,8 @@ import pytest
 from gpt2jax import parameters, tokenizer
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.generate.batch import Batch, Request
+from gpt2jax.generate.batch import Batch
+from gpt2jax.generate.request import Request
 from gpt2jax.generate.text import TextModel
 from tests.generate.helpers import sampling
 

@@ -14,8 +14,9 @@ import tiktoken
 
 from gpt2jax import parameters, tokenizer
 from gpt2jax.config import ModelConfig, SamplingConfig, preset
-from gpt2jax.generate.batch import Batch, Request
+from gpt2jax.generate.batch import Batch
 from gpt2jax.generate.engine import decoding_params
+from gpt2jax.generate.request import Request
 from gpt2jax.model import forward
 from gpt2jax.parameters import Params
 from gpt2jax.weights.layout import NANOGPT, OPENAI

@@ -1,0 +1,91 @@
+"""What a model makes of texts that are there already: the log-probability of each of their tokens."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gpt2jax import model
+from gpt2jax.config import ModelConfig
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.generate.engine import bucket, log_probs, row_bucket
+from gpt2jax.parameters import Params
+
+# Positions whose logits exist at once.
+CHUNK = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Of one text."""
+
+    log_probs: list[float]
+    """Of each token but the first, given those before it, in nats."""
+    top: list[list[tuple[int, float]]]
+    """In the place of each of them: the most probable tokens with their log-probabilities, where asked for."""
+
+
+def score(
+    params: Params, texts: Sequence[Sequence[int]], config: ModelConfig, *, alternatives: int = 0, batch_size: int = 16
+) -> list[Score]:
+    """Log-probabilities of the tokens of ``texts``, each text by itself, in float32.
+
+    Args:
+        params: from :func:`gpt2jax.generate.engine.decoding_params`.
+        texts: tokens, at most the context of them.
+        alternatives: most probable tokens to note at each place.
+
+    Raises:
+        GPT2JaxError: a text without tokens, longer than the context, or with a token that is not in the vocabulary.
+    """
+    for number, text in enumerate(texts, 1):
+        if not 1 <= len(text) <= config.n_ctx:
+            raise GPT2JaxError(f"text {number}: {len(text)} tokens: should be 1 to the context, {config.n_ctx}")
+        if not 0 <= min(text) <= max(text) < config.n_vocab:
+            raise GPT2JaxError(f"text {number}: a token outside of the vocabulary of {config.n_vocab:,}")
+    scores: dict[int, Score] = {}
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    for first in range(0, len(order), batch_size):
+        numbers = order[first : first + batch_size]
+        width = bucket(max(len(texts[number]) for number in numbers), config.n_ctx)
+        tokens_BT = np.zeros((row_bucket(len(numbers)), width), np.int32)
+        for row, number in enumerate(numbers):
+            tokens_BT[row, : len(texts[number])] = texts[number]
+        log_prob_BT, token_BTN, top_BTN = map(
+            np.asarray, _score(params, jnp.asarray(tokens_BT), config=config, alternatives=alternatives)
+        )
+        for row, number in enumerate(numbers):
+            places = range(len(texts[number]) - 1)
+            pairs = [zip(token_BTN[row, at], top_BTN[row, at], strict=True) for at in places]
+            top = [[(int(token), float(value)) for token, value in some] for some in pairs] if alternatives else []
+            scores[number] = Score([float(log_prob_BT[row, at]) for at in places], top)
+    return [scores[number] for number in range(len(texts))]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "alternatives"))
+def _score(
+    params: Params, tokens_BT: jax.Array, *, config: ModelConfig, alternatives: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """At each place: log-probability of the next token, and the N most probable ones [B, T, N] with theirs."""
+    batch, length = tokens_BT.shape
+    next_BT = jnp.roll(tokens_BT, -1, axis=1)  # The last place has none; nobody reads it.
+    x_BTD, _ = model.read(params, tokens_BT, config)
+
+    def chunk(first: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        size = min(CHUNK, length)
+        logits_BTV = model.head(params, jax.lax.dynamic_slice_in_dim(x_BTD, first, size, 1), config)
+        wanted_BT = jax.lax.dynamic_slice_in_dim(next_BT, first, size, 1)
+        flat = log_probs(logits_BTV.reshape(batch * size, -1), wanted_BT.reshape(-1), alternatives, config)
+        log_prob, token, top = (array.reshape(batch, size, *array.shape[1:]) for array in flat)
+        return log_prob, token, top
+
+    # One after the other; where the context is no multiple of the chunk, the last one overlaps the one before.
+    starts = [min(first, length - min(CHUNK, length)) for first in range(0, length, CHUNK)]
+    chunks = jax.lax.map(chunk, jnp.array(starts))
+    places = np.minimum(np.arange(length) // CHUNK, len(starts) - 1)
+    within = np.arange(length) - np.array(starts)[places]
+    log_prob, token, top = (array[places, :, within].swapaxes(0, 1) for array in chunks)
+    return log_prob, token, top
