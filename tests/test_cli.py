@@ -112,6 +112,18 @@ def test_jobs_features_and_stops_from_the_command_line(folder: Path, capsys: pyt
     assert main(["generate", "--model", "run", "Some words", "--num-samples", "1"]) == 0
     assert capsys.readouterr().out == f"Some words{continued}"
 
+    searched = [*job[:3], "Some words", "--beams", "3", "--num-samples", "1"]
+    assert main(searched) == 0
+    assert capsys.readouterr().out.startswith("Some words")
+    assert main([*searched, "--output", "beams.jsonl", "--prompt-log-probs"]) == 0
+    [line] = [json.loads(text) for text in Path("beams.jsonl").read_text().splitlines()]
+    assert [len(line["prompt_log_probs"]), line["prompt_log_probs"][0]] == [10, None]
+    capsys.readouterr()
+    assert "goes with drawing, not with --beams" in error(capsys, *searched, "--output", "x.jsonl", "--log-probs", "1")
+    # A model that drafts for itself is always right.
+    assert main(["generate", "--model", "run", "Some words", "--num-samples", "1", "--draft", "run"]) == 0
+    assert capsys.readouterr().out == f"Some words{continued}"
+
     Path("texts.jsonl").write_text('{"text": "one"}\n"another"\n')
     features = ["features", "texts.jsonl", "--model", "run"]
     assert main([*features, "--output", "mean.npz"]) == 0
@@ -133,6 +145,10 @@ def test_jobs_features_and_stops_from_the_command_line(folder: Path, capsys: pyt
     assert "needs --output" in error(capsys, *with_model, "prompts.jsonl")
     assert "goes before all options" in error(capsys, *with_model, "job.yaml")
     assert "--log-probs: 3: needs --output" in error(capsys, *with_model, "a", "--log-probs", "3")
+    assert "--prompt-log-probs: True: needs --output" in error(capsys, *with_model, "a", "--prompt-log-probs")
+    assert "draft_tokens: 0: should be 1 to 16" in error(
+        capsys, *with_model, "a", "--draft", "run", "--draft-tokens", "0"
+    )
     assert "--num-samples 0: goes with" in error(capsys, *with_model, "a", "--num-samples", "0")
     assert "should end in .npz" in error(capsys, *features, "--output", "f.txt")
     Path("texts.jsonl").write_text("")

@@ -1,7 +1,9 @@
 """Large jobs: a file of prompts to a file of texts, in order, restarted where it stopped."""
 
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -45,7 +47,8 @@ def run_job(
     the last whole line there, and one with other settings is refused. A text depends on (seed, sample index) and its
     prompt alone, so that a job that was stopped ends with the same lines as one that was not.
 
-    With several processes each takes every n-th prompt and writes ``output`` with ``.K-of-N`` behind its name.
+    With several processes each takes every n-th prompt and writes ``output`` with ``.K-of-N`` behind its name; who is
+    done last puts them together, in a folder that all of them see.
 
     Returns:
         How many prompts were done by this call.
@@ -53,14 +56,43 @@ def run_job(
     Raises:
         GPT2JaxError: a prompt that cannot be continued, before anything is computed; or ``output`` exists.
     """
-    if jax.process_count() > 1:
-        output = output.with_name(f"{output.name}.{jax.process_index()}-of-{jax.process_count()}")
-        prompts = prompts[jax.process_index() :: jax.process_count()]
     if output.exists():
         raise GPT2JaxError(f"{output}: exists; give a new name, or remove it")
     if not prompts:
         raise GPT2JaxError("prompts: none: one at least is needed")
     model.requests(prompts, sampling, allow_special)  # Every prompt is checked before hours of work begin.
+    work = functools.partial(
+        _run,
+        model,
+        sampling=sampling,
+        batch_size=batch_size,
+        log_probs=log_probs,
+        prompt_log_probs=prompt_log_probs,
+        allow_special=allow_special,
+        progress=progress,
+    )
+    index, count = jax.process_index(), jax.process_count()
+    if count == 1:
+        return work(prompts, output)
+    parts = [output.with_name(f"{output.name}.{number}-of-{count}") for number in range(count)]
+    # A part that is there is done: this process was started again.
+    done = 0 if parts[index].exists() else work(prompts[index::count], parts[index])
+    if all(part.exists() for part in parts):
+        _put_together(parts, output)
+    return done
+
+
+def _run(
+    model: TextModel,
+    prompts: list[str],
+    output: Path,
+    sampling: SamplingConfig,
+    batch_size: int,
+    log_probs: int,
+    prompt_log_probs: bool,
+    allow_special: bool,
+    progress: bool,
+) -> int:
     partial = output.with_name(f"{output.name}.partial")
     job = output.with_name(f"{output.name}.partial.job")
     try:
@@ -90,6 +122,18 @@ def run_job(
     except OSError as error:
         raise GPT2JaxError(f"{output}: cannot be written ({error.strerror or error})") from None
     return len(prompts) - done
+
+
+def _put_together(parts: list[Path], output: Path) -> None:
+    """Lines that were dealt out to ``parts`` one by one, in order; two processes may do this at the same time."""
+    try:
+        lines = [part.read_text(encoding="ascii").splitlines(keepends=True) for part in parts]
+        write_text(output, "".join(line for row in itertools.zip_longest(*lines, fillvalue="") for line in row))
+        for part in parts:
+            part.unlink(missing_ok=True)
+    except FileNotFoundError:
+        if not output.exists():
+            raise
 
 
 def _line(prompt: str, samples: list[Sample], sampling: SamplingConfig, log_probs: int) -> dict[str, Any]:

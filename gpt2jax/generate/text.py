@@ -114,7 +114,7 @@ class TextModel:
         encoding = weights.origin.encoding
         if encoding is None:
             raise GPT2JaxError(f"{source}: cannot write text: {weights.origin.vocabulary_note}")
-        place = Partition(make_mesh(mesh or MeshConfig(), None if mesh else jax.devices()[:1]))
+        place = Partition(make_mesh(mesh or MeshConfig(), None if mesh else jax.local_devices()[:1]))
 
         def params(of: Weights) -> Params:
             return load_params(of, place, dtype=decoding_dtype(of.config), stacked=False)

@@ -40,7 +40,7 @@ def load(source: str | Path, place: Partition | None = None) -> Loaded:
         GPT2JaxError: nothing there is a GPT-2, or it is damaged.
     """
     weights = open_weights(source)
-    place = place or Partition(make_mesh(MeshConfig(), jax.devices()[:1]))
+    place = place or Partition(make_mesh(MeshConfig(), jax.local_devices()[:1]))
     return Loaded(load_params(weights, place), weights.config, weights.origin.encoding)
 
 

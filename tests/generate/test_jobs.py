@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -13,6 +16,8 @@ from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate import jobs
 from gpt2jax.generate.jobs import read_prompts, run_job
 from gpt2jax.generate.text import TextModel
+from gpt2jax.weights.convert import convert
+from gpt2jax.weights.weights import HeldWeights, Origin
 from tests.generate.helpers import sampling
 
 CONFIG = ModelConfig(n_vocab=257, n_ctx=64, n_embd=32, n_head=4, n_layer=2)
@@ -120,6 +125,64 @@ def test_log_probabilities_are_in_the_lines(writer: TextModel, tmp_path: Path) -
     assert line["tokens"][0][0] == 9
     assert line["log_probs"][0][0] is None
     assert [len(top) for top in line["top_log_probs"][0]] == [0, 2, 2]
+
+
+def test_log_probabilities_of_prompts_are_in_the_lines(writer: TextModel, tmp_path: Path) -> None:
+    prompts, output = ["abc", "a", "y" * 80], tmp_path / "out.jsonl"
+    settings = sampling(max_new_tokens=3, num_samples=2, truncate="left")
+    run_job(writer, prompts, output, settings, log_probs=2, prompt_log_probs=True, progress=False)
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [len(line["prompt_tokens"]) for line in lines] == [3, 1, 61]  # As they were read.
+    [score] = writer.score(["abc"], alternatives=2)
+    assert lines[0]["prompt_log_probs"] == [None, *score.log_probs]
+    assert lines[0]["prompt_top_log_probs"][1:] == [[list(pair) for pair in top] for top in score.top]
+    assert all(len(line["prompt_log_probs"]) == len(line["prompt_tokens"]) for line in lines)
+
+
+# Each process writes with a model of its own; Gloo prints to stdout.
+WORKER = """
+import sys
+from pathlib import Path
+import jax
+folder, port, process = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+jax.config.update("jax_platforms", "cpu")
+jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
+from gpt2jax.config import SamplingConfig
+from gpt2jax.generate.jobs import run_job
+from gpt2jax.generate.text import TextModel
+model = TextModel.load(folder / "model")
+done = run_job(model, [f"prompt {number}" for number in range(7)], folder / "out.jsonl",
+               SamplingConfig(max_new_tokens=4), batch_size=2, progress=False)
+assert done == (4, 3)[process], done
+"""
+
+
+def test_two_processes_write_the_file_of_one(writer: TextModel, tmp_path: Path) -> None:
+    held = HeldWeights(Origin("random", "memory", CONFIG, writer.encoding), parameters.init(jax.random.key(0), CONFIG))
+    convert(held, tmp_path / "model", "orbax")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(tmp_path), port, str(process)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    try:
+        for worker in workers:
+            _, errors = worker.communicate(timeout=120)
+            assert worker.returncode == 0, errors
+    finally:
+        for worker in workers:
+            worker.kill()
+    prompts = [f"prompt {number}" for number in range(7)]
+    run_job(writer, prompts, tmp_path / "alone.jsonl", sampling(max_new_tokens=4), batch_size=2, progress=False)
+    assert (tmp_path / "out.jsonl").read_text() == (tmp_path / "alone.jsonl").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "out.jsonl", "alone.jsonl"}
 
 
 def test_prompts_are_read_from_lines(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import jax
 import pytest
@@ -12,6 +13,8 @@ from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.batch import Batch
 from gpt2jax.generate.request import Request
 from gpt2jax.generate.text import TextModel
+from gpt2jax.weights.convert import convert
+from gpt2jax.weights.weights import HeldWeights, Origin
 from tests.generate.helpers import sampling
 
 CONFIG = ModelConfig(n_vocab=257, n_ctx=64, n_embd=32, n_head=4, n_layer=2)
@@ -145,3 +148,30 @@ def test_an_empty_prompt_is_refused_and_text_can_start_without_one(writer: TextM
     assert writer.start() == tokenizer.END_OF_TEXT
     characters = TextModel(writer.params, CONFIG, tokenizer.characters("ab\n"))
     assert characters.start() == "\n"
+
+
+def test_beams_are_the_samples(writer: TextModel) -> None:
+    settings = sampling(beams=3, num_samples=2, max_new_tokens=6)
+    prompts = ["one", "another one", "x"]
+    found = writer.sample(prompts, settings)
+    assert [len(some) for some in found] == [2, 2, 2]
+    alone = writer.sample(prompts, settings, batch_size=1)
+    assert [[one.tokens for one in some] for some in found] == [[one.tokens for one in some] for some in alone]
+    assert found[0][0].mean_log_prob > found[0][1].mean_log_prob
+    [[greedy]] = writer.sample(["one"], sampling(temperature=0.0, max_new_tokens=6))
+    assert found[0][0].mean_log_prob >= greedy.mean_log_prob - 1e-5
+    with pytest.raises(GPT2JaxError, match=r"sampling.beams: 3: should be 1 for text that is shown as it comes"):
+        next(writer.stream(prompts, settings))
+    with pytest.raises(GPT2JaxError, match="log_probs: 2: goes with drawing"):
+        writer.sample(prompts, settings, alternatives=2)
+
+
+def test_a_draft_of_another_vocabulary_is_refused(writer: TextModel, tmp_path: Path) -> None:
+    for name, encoding in (("bytes", tokenizer.byte_level()), ("characters", tokenizer.characters("ab"))):
+        config = CONFIG if name == "bytes" else dataclasses.replace(CONFIG, n_vocab=encoding.n_vocab)
+        held = HeldWeights(Origin("random", "memory", config, encoding), parameters.init(jax.random.key(0), config))
+        convert(held, tmp_path / name, "orbax")
+    drafted = TextModel.load(tmp_path / "bytes", draft=tmp_path / "bytes", draft_tokens=3)
+    assert drafted.write(["one"], SAMPLING) == writer.write(["one"], SAMPLING)
+    with pytest.raises(GPT2JaxError, match=r"characters: cannot draft for .*bytes: its vocabulary is another"):
+        TextModel.load(tmp_path / "bytes", draft=tmp_path / "characters")
