@@ -31,6 +31,20 @@ def main() -> None:
         pad_token_id=0,
         eos_token_id=None,
     ).numpy()
+    stops = list(range(3, model.config.vocab_size, 9))
+    for penalty in (-1.0, 0.0, 1.0, 2.0):
+        found[f"huggingface/beams/{penalty}"] = model.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            do_sample=False,
+            max_new_tokens=10,
+            num_beams=4,
+            num_return_sequences=4,
+            length_penalty=penalty,
+            early_stopping="never",
+            pad_token_id=0,
+            eos_token_id=stops,
+        ).numpy()
     says: dict[str, object] = {
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "tensorflow": tf.__version__}
     }
