@@ -47,7 +47,7 @@ FORMS: dict[str, tuple[str, Callable[[jax.Array, jax.Array], jax.Array]]] = {
 
 
 def main() -> None:
-    print("| weights | " + " | ".join(f"{batch} rows" for batch in (1, 8, 32)) + " |")
+    print("| weights | " + " | ".join(f"batch {batch}" for batch in (1, 8, 32)) + " |")
     print("|---|---|---|---|")
     times: dict[str, list[float]] = {name: [] for name in FORMS}
     for batch in (1, 8, 32):

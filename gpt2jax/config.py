@@ -273,9 +273,9 @@ class SamplingConfig:
     beams: Count = 1
     """Above 1: search for the most probable texts with this many beams; num_samples are the best of them. As with
     temperature 0, what has to do with drawing is not looked at: temperature, top_k, top_p, min_p, seed."""
-    length_penalty: Finite = 1.0
-    """Of beam search: log-probabilities are summed and divided by the number of new tokens to this power; above 1
-    favours long texts, 0 sums alone."""
+    length_penalty: Annotated[Finite, Field(ge=-8.0, le=8.0)] = 1.0
+    """Of beam search: log-probabilities are summed and divided by the number of new tokens (forced ones not counted)
+    to this power; above 1 favours long texts, 0 sums alone."""
     seed: CountOrZero = 0
     """A sample depends on (seed, sample index, position) alone."""
 

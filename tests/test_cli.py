@@ -119,7 +119,15 @@ def test_jobs_features_and_stops_from_the_command_line(folder: Path, capsys: pyt
     [line] = [json.loads(text) for text in Path("beams.jsonl").read_text().splitlines()]
     assert [len(line["prompt_log_probs"]), line["prompt_log_probs"][0]] == [10, None]
     capsys.readouterr()
-    assert "goes with drawing, not with --beams" in error(capsys, *searched, "--output", "x.jsonl", "--log-probs", "1")
+    for option in (["--output", "x.jsonl", "--log-probs", "1"], ["--draft", "run"]):
+        assert "--beams: 3: is a search, in which --" in error(capsys, *searched, *option)
+    endless = ["generate", "--model", "run", "--unconditional", "--num-samples", "0", "--beams", "2"]
+    assert "--beams: 2: is a search, in which --num-samples 0 has no place" in error(capsys, *endless)
+    # What is found out before anything is written leaves nothing in the way of the corrected command.
+    assert "log_probs: 999: should be 0 to the vocabulary" in error(
+        capsys, *job[:3], "a", "--output", "x.jsonl", "--log-probs", "999"
+    )
+    assert list(Path().glob("x.jsonl*")) == []
     # A model that drafts for itself is always right.
     assert main(["generate", "--model", "run", "Some words", "--num-samples", "1", "--draft", "run"]) == 0
     assert capsys.readouterr().out == f"Some words{continued}"
@@ -146,6 +154,7 @@ def test_jobs_features_and_stops_from_the_command_line(folder: Path, capsys: pyt
     assert "goes before all options" in error(capsys, *with_model, "job.yaml")
     assert "--log-probs: 3: needs --output" in error(capsys, *with_model, "a", "--log-probs", "3")
     assert "--prompt-log-probs: True: needs --output" in error(capsys, *with_model, "a", "--prompt-log-probs")
+    assert "--draft-tokens: 2: needs --draft" in error(capsys, *with_model, "a", "--draft-tokens", "2")
     assert "draft_tokens: 0: should be 1 to 16" in error(
         capsys, *with_model, "a", "--draft", "run", "--draft-tokens", "0"
     )

@@ -62,9 +62,9 @@ class GenerateArgs:
     prompt_log_probs: bool = False
     """With --output: also the tokens of each prompt and their log-probabilities."""
     draft: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
-    """A smaller model of the same vocabulary that drafts tokens for MODEL; the texts stay the same."""
-    draft_tokens: int = 4
-    """How many it drafts at a time."""
+    """A smaller model of the same vocabulary that drafts tokens for MODEL; the texts stay the same, to rounding."""
+    draft_tokens: int | None = None
+    """How many it drafts at a time; by default 4."""
     allow_special: bool = False
     """Read <|endoftext|> in a prompt as the special token."""
 
@@ -85,7 +85,8 @@ def run(args: list[str]) -> int:
 
     one_device = given.mesh == settings.MeshConfig(data=1)
     mesh = None if one_device else given.mesh
-    model = TextModel.load(str(given.model), mesh, given.draft, given.draft_tokens)
+    drafted = 4 if given.draft_tokens is None else given.draft_tokens
+    model = TextModel.load(str(given.model), mesh, given.draft, drafted)
     if given.interactive:
         return _converse(model, given)
     if given.output:
@@ -184,8 +185,13 @@ def _check(given: GenerateArgs, endless: bool) -> None:
     for name, asked in (("--log-probs", given.log_probs), ("--prompt-log-probs", given.prompt_log_probs)):
         if asked and not given.output:
             raise GPT2JaxError(f"{name}: {asked}: needs --output, whose lines have room for them")
-    if given.log_probs and given.sampling.beams > 1:
-        raise GPT2JaxError(f"--log-probs: {given.log_probs}: goes with drawing, not with --beams")
+    beams = given.sampling.beams
+    if given.draft_tokens is not None and given.draft is None:
+        raise GPT2JaxError(f"--draft-tokens: {given.draft_tokens}: needs --draft")
+    if beams > 1:
+        of_drawing = {"--log-probs": given.log_probs, "--draft": given.draft, "--num-samples 0": endless}
+        for name in (name for name, value in of_drawing.items() if value):
+            raise GPT2JaxError(f"--beams: {beams}: is a search, in which {name} has no place")
     for prompt in given.prompts if not given.output else ():
         if prompt.endswith((".jsonl", ".txt", ".yaml", ".yml")) and Path(prompt).is_file():
             where = "goes before all options" if prompt.endswith((".yaml", ".yml")) else "needs --output"

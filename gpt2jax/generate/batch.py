@@ -11,7 +11,16 @@ from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate import engine
 from gpt2jax.generate.engine import Rows, SamplingState, bucket, row_bucket
-from gpt2jax.generate.request import Request, Row, check_request, make_history, make_knobs, make_stops, stop_tokens
+from gpt2jax.generate.request import (
+    Request,
+    Row,
+    check_alternatives,
+    check_request,
+    make_history,
+    make_knobs,
+    make_stops,
+    stop_tokens,
+)
 from gpt2jax.generate.speculate import Draft, speculate, start_draft
 from gpt2jax.model import Cache
 from gpt2jax.parameters import Params
@@ -46,8 +55,7 @@ class Batch:
         """
         if not requests:
             raise GPT2JaxError("requests: none: one at least is needed")
-        if not 0 <= alternatives <= config.n_vocab:
-            raise GPT2JaxError(f"log_probs: {alternatives}: should be 0 to the vocabulary, {config.n_vocab:,}")
+        check_alternatives(alternatives, config)
         for number, request in enumerate(requests, 1):
             check_request(number, request, config, end_of_text)
         self.params, self.config, self.end_of_text, self.alternatives = params, config, end_of_text, alternatives

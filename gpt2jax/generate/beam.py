@@ -20,7 +20,7 @@ from gpt2jax import model
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.engine import bucket, pin_cache, row_bucket
-from gpt2jax.generate.filters import History, Knobs, adjust_logits
+from gpt2jax.generate.filters import NEVER, History, Knobs, adjust_logits
 from gpt2jax.generate.request import Request, Row, check_request, make_history, make_knobs, make_stops, stop_tokens
 from gpt2jax.model import Cache
 from gpt2jax.parameters import Params
@@ -93,9 +93,11 @@ def search(
     Args:
         params: from :func:`gpt2jax.generate.engine.decoding_params`.
         tokens_PT: int32 prompts, padded on the right.
+        prompts: what is asked of each.
         history: of every row.
         total: S, positions there is room for.
         width: W, beams of each prompt.
+        place: the mesh that ``params`` are on.
     """
     count, length = tokens_PT.shape
     logits_PV, cache = model.prefill(params, tokens_PT, prompts.length_P, config, total)
@@ -133,7 +135,8 @@ def _rank(state: State, logits_RV: jax.Array, prompts: Prompts, config: ModelCon
     per_row = functools.partial(jnp.repeat, repeats=width, axis=0)
     before_R = per_row(prompts.before_P + new_P)
     adjusted_RV = adjust_logits(logits_RV, prompts.knobs, state.history, per_row(prompts.stop_PM), before_R, n_vocab)
-    score_PWV = jax.nn.log_softmax(adjusted_RV, axis=-1).reshape(count, width, size) + beams.score_PW[:, :, None]
+    log_prob_RV = jnp.where(adjusted_RV > NEVER, jax.nn.log_softmax(adjusted_RV, axis=-1), -jnp.inf)
+    score_PWV = log_prob_RV.reshape(count, width, size) + beams.score_PW[:, :, None]
     # Enough of them that W do not end, whatever the others do.
     best_PC, flat_PC = jax.lax.top_k(score_PWV.reshape(count, -1), min(width * (stops + 1), width * size))
     parent_PC, token_PC = flat_PC // size, (flat_PC % size).astype(jnp.int32)

@@ -5,7 +5,9 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 from gpt2jax.config import SamplingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import write_text
+from gpt2jax.generate.request import check_alternatives
 from gpt2jax.generate.score import score
 from gpt2jax.generate.text import Sample, TextModel
 from gpt2jax.progress import counter
@@ -47,8 +50,8 @@ def run_job(
     the last whole line there, and one with other settings is refused. A text depends on (seed, sample index) and its
     prompt alone, so that a job that was stopped ends with the same lines as one that was not.
 
-    With several processes each takes every n-th prompt and writes ``output`` with ``.K-of-N`` behind its name; who is
-    done last puts them together, in a folder that all of them see.
+    With N processes each takes every N-th prompt and writes ``output`` with ``.K-of-N`` behind its name; who is done
+    last puts them together, in a folder that all of them see. Started again, they must be as many.
 
     Returns:
         How many prompts were done by this call.
@@ -60,7 +63,13 @@ def run_job(
         raise GPT2JaxError(f"{output}: exists; give a new name, or remove it")
     if not prompts:
         raise GPT2JaxError("prompts: none: one at least is needed")
-    model.requests(prompts, sampling, allow_special)  # Every prompt is checked before hours of work begin.
+    # Everything is checked before hours of work begin.
+    check_alternatives(log_probs, model.config, sampling)
+    model.requests(prompts, sampling, allow_special)
+    index, count = jax.process_index(), jax.process_count()
+    if count > 1 and model.place and any(device.process_index != index for device in model.place.mesh.devices.flat):
+        raise GPT2JaxError("mesh: over several processes: in a job of several each has prompts of its own to write")
+    fingerprint = _fingerprint(model, prompts, sampling, log_probs, prompt_log_probs, allow_special)
     work = functools.partial(
         _run,
         model,
@@ -70,15 +79,23 @@ def run_job(
         prompt_log_probs=prompt_log_probs,
         allow_special=allow_special,
         progress=progress,
+        fingerprint=fingerprint,
     )
-    index, count = jax.process_index(), jax.process_count()
     if count == 1:
-        return work(prompts, output)
+        done = work(prompts, output)
+        _job_file(output).unlink()
+        return done
     parts = [output.with_name(f"{output.name}.{number}-of-{count}") for number in range(count)]
-    # A part that is there is done: this process was started again.
-    done = 0 if parts[index].exists() else work(prompts[index::count], parts[index])
-    if all(part.exists() for part in parts):
-        _put_together(parts, output)
+    if parts[index].exists():  # This process was started again.
+        _check_same_job(parts[index], fingerprint)
+        done = 0
+    else:
+        done = work(prompts[index::count], parts[index])
+    missing = [part.name for part in parts if not part.exists()]
+    if missing and not output.exists():
+        print(f"gpt2jax: note: {', '.join(missing)}: not there yet; who is done last writes {output}", file=sys.stderr)
+    elif not missing:
+        _put_together(parts, output, fingerprint)
     return done
 
 
@@ -92,12 +109,16 @@ def _run(
     prompt_log_probs: bool,
     allow_special: bool,
     progress: bool,
+    fingerprint: str,
 ) -> int:
+    """Write ``output``; the file that says which job it is of stays beside it."""
     partial = output.with_name(f"{output.name}.partial")
-    job = output.with_name(f"{output.name}.partial.job")
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        _same_job(job, partial, _fingerprint(model, prompts, sampling, log_probs, prompt_log_probs, allow_special))
+        if partial.exists():
+            _check_same_job(output, fingerprint)
+        else:
+            write_text(_job_file(output), fingerprint)
         done = _whole_lines(partial, len(prompts))
         window = batch_size * WINDOW_BATCHES
         started, drawn = time.perf_counter(), 0
@@ -118,21 +139,24 @@ def _run(
                 os.fsync(file.fileno())
                 report(first + len(some), f"{drawn / (time.perf_counter() - started):,.0f} tokens/s")
         os.replace(partial, output)
-        job.unlink()
     except OSError as error:
         raise GPT2JaxError(f"{output}: cannot be written ({error.strerror or error})") from None
     return len(prompts) - done
 
 
-def _put_together(parts: list[Path], output: Path) -> None:
+def _put_together(parts: list[Path], output: Path, fingerprint: str) -> None:
     """Lines that were dealt out to ``parts`` one by one, in order; two processes may do this at the same time."""
     try:
-        lines = [part.read_text(encoding="ascii").splitlines(keepends=True) for part in parts]
+        lines = []
+        for part in parts:
+            _check_same_job(part, fingerprint)
+            lines.append(part.read_text(encoding="ascii").splitlines(keepends=True))
         write_text(output, "".join(line for row in itertools.zip_longest(*lines, fillvalue="") for line in row))
         for part in parts:
             part.unlink(missing_ok=True)
-    except FileNotFoundError:
-        if not output.exists():
+            _job_file(part).unlink(missing_ok=True)
+    except (FileNotFoundError, GPT2JaxError):
+        if not output.exists():  # Else the other one was quicker.
             raise
 
 
@@ -145,9 +169,14 @@ def _line(prompt: str, samples: list[Sample], sampling: SamplingConfig, log_prob
     }
     if log_probs:
         line["tokens"] = [one.tokens for one in samples]
-        line["log_probs"] = [[None if value != value else value for value in one.log_probs] for one in samples]
+        line["log_probs"] = [[*map(_number, one.log_probs)] for one in samples]
         line["top_log_probs"] = [one.top for one in samples]
     return line
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: that of a forced token, or of weights that are NaN."""
+    return None if math.isnan(value) else value
 
 
 def _of_prompts(
@@ -160,7 +189,7 @@ def _of_prompts(
     for prompt, of in zip(
         tokens, score(model.params, tokens, model.config, alternatives=top, batch_size=batch_size), strict=True
     ):
-        line: dict[str, Any] = {"prompt_tokens": prompt, "prompt_log_probs": [None, *of.log_probs]}
+        line: dict[str, Any] = {"prompt_tokens": prompt, "prompt_log_probs": [None, *map(_number, of.log_probs)]}
         lines.append(line | ({"prompt_top_log_probs": [None, *of.top]} if top else {}))
     return lines
 
@@ -180,15 +209,18 @@ def _fingerprint(
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def _same_job(job: Path, partial: Path, fingerprint: str) -> None:
-    """Note which job ``partial`` is of, or refuse to go on with another's."""
-    if partial.exists():
-        if not job.exists() or job.read_text(encoding="utf-8") != fingerprint:
-            raise GPT2JaxError(
-                f"{partial}: is of a job with another model, prompts or settings: remove it, or name another output"
-            )
-    else:
-        write_text(job, fingerprint)
+def _job_file(output: Path) -> Path:
+    return output.with_name(f"{output.name}.partial.job")
+
+
+def _check_same_job(output: Path, fingerprint: str) -> None:
+    """Refuse to go on with what another job has written of ``output``."""
+    job = _job_file(output)
+    if not job.exists() or job.read_text(encoding="utf-8") != fingerprint:
+        there = output if output.exists() else output.with_name(f"{output.name}.partial")
+        raise GPT2JaxError(
+            f"{there}: is of a job with another model, prompts or settings: remove it, or name another output"
+        )
 
 
 def _whole_lines(partial: Path, prompts: int) -> int:

@@ -123,6 +123,14 @@ def check_sampling(sampling: SamplingConfig, config: ModelConfig, end_of_text: i
         )
 
 
+def check_alternatives(count: int, config: ModelConfig, sampling: SamplingConfig | None = None) -> None:
+    """Refuse a number of most probable tokens that there are not, or that ``sampling`` has no place for."""
+    if not 0 <= count <= config.n_vocab:
+        raise GPT2JaxError(f"log_probs: {count}: should be 0 to the vocabulary, {config.n_vocab:,}")
+    if count and sampling is not None and sampling.beams > 1:
+        raise GPT2JaxError(f"log_probs: {count}: goes with drawing, not with beam search")
+
+
 def check_request(number: int, request: Request, config: ModelConfig, end_of_text: int | None) -> None:
     check_sampling(request.sampling, config, end_of_text)
     if not request.prompt:

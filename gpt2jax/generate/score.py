@@ -12,6 +12,7 @@ from gpt2jax import model
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.engine import bucket, log_probs, row_bucket
+from gpt2jax.generate.request import check_alternatives
 from gpt2jax.parameters import Params
 
 # Positions whose logits exist at once.
@@ -31,7 +32,7 @@ class Score:
 def score(
     params: Params, texts: Sequence[Sequence[int]], config: ModelConfig, *, alternatives: int = 0, batch_size: int = 16
 ) -> list[Score]:
-    """Log-probabilities of the tokens of ``texts``, each text by itself, in float32.
+    """Log-probabilities of the tokens of ``texts``, each text by itself; of float32 logits.
 
     Args:
         params: from :func:`gpt2jax.generate.engine.decoding_params`.
@@ -39,8 +40,10 @@ def score(
         alternatives: most probable tokens to note at each place.
 
     Raises:
-        GPT2JaxError: a text without tokens, longer than the context, or with a token that is not in the vocabulary.
+        GPT2JaxError: a text without tokens, longer than the context, or with a token that is not in the vocabulary;
+            more alternatives than there are tokens.
     """
+    check_alternatives(alternatives, config)
     for number, text in enumerate(texts, 1):
         if not 1 <= len(text) <= config.n_ctx:
             raise GPT2JaxError(f"text {number}: {len(text)} tokens: should be 1 to the context, {config.n_ctx}")

@@ -14,7 +14,7 @@ from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.batch import Batch
 from gpt2jax.generate.beam import beam_search
 from gpt2jax.generate.engine import decoding_dtype, decoding_params
-from gpt2jax.generate.request import Finish, Request, Row, check_sampling
+from gpt2jax.generate.request import Finish, Request, Row, check_alternatives, check_sampling
 from gpt2jax.generate.score import Score, score
 from gpt2jax.generate.speculate import Draft
 from gpt2jax.generate.stream import TextStream
@@ -24,7 +24,7 @@ from gpt2jax.tokenizer import encode_prompt, end_of_text, to_spec
 from gpt2jax.weights.sources import open_weights
 from gpt2jax.weights.weights import Weights, load_params
 
-# Tokens between two looks for a stop string: each look waits for the device.
+# Tokens (with a draft, rounds of them) between two looks for a stop string: each look waits for the device.
 STOP_STRIDE = 16
 
 
@@ -77,7 +77,7 @@ class TextModel:
     place: Partition | None = None
     """The mesh that ``params`` are on, when it has more than one device."""
     draft: Draft | None = None
-    """A smaller model that drafts tokens for this one; the texts stay the same."""
+    """A smaller model that drafts tokens for this one; the texts stay the same, to rounding of the logits."""
 
     @classmethod
     def from_params(
@@ -116,16 +116,25 @@ class TextModel:
             raise GPT2JaxError(f"{source}: cannot write text: {weights.origin.vocabulary_note}")
         place = Partition(make_mesh(mesh or MeshConfig(), None if mesh else jax.local_devices()[:1]))
 
+        place.check(weights.config)
+        drafting, small = None, None
+        if draft is not None:  # Before anything large is read.
+            small = open_weights(draft)
+            if small.origin.encoding is None:
+                raise GPT2JaxError(f"draft: {draft}: {small.origin.vocabulary_note}")
+            if to_spec(small.origin.encoding) != to_spec(encoding):
+                raise GPT2JaxError(f"draft: {draft}: its vocabulary is not that of {source}")
+            drafting = Draft({}, small.config, draft_tokens)
+            drafting.check(weights.config)
+            try:
+                place.check(small.config)
+            except GPT2JaxError as error:
+                raise GPT2JaxError(f"draft: {draft}: {error}") from None
+
         def params(of: Weights) -> Params:
             return load_params(of, place, dtype=decoding_dtype(of.config), stacked=False)
 
-        drafting = None
-        if draft is not None:
-            small = open_weights(draft)
-            if small.origin.encoding is None or to_spec(small.origin.encoding) != to_spec(encoding):
-                raise GPT2JaxError(f"{draft}: cannot draft for {source}: its vocabulary is another")
-            drafting = Draft({}, small.config, draft_tokens)
-            drafting.check(weights.config)  # Before anything large is read.
+        if drafting and small:
             drafting = dataclasses.replace(drafting, params=params(small))
         return cls(params(weights), weights.config, encoding, place if place.mesh.size > 1 else None, drafting)
 
@@ -165,9 +174,8 @@ class TextModel:
                 lacks; ``alternatives`` of a beam search.
         """
         _check_batch_size(batch_size)
+        check_alternatives(alternatives, self.config, sampling)
         if sampling.beams > 1:
-            if alternatives:
-                raise GPT2JaxError(f"log_probs: {alternatives}: goes with drawing, not with beam search")
             return self._search(self.requests(prompts, sampling, allow_special), sampling, batch_size)
         requests = self.requests(prompts, sampling, allow_special)
         order = sorted(range(len(requests)), key=lambda number: len(requests[number].prompt))
@@ -189,6 +197,8 @@ class TextModel:
         return [best[first : first + count] for first in range(0, len(best), count)]
 
     def _search(self, requests: list[Request], sampling: SamplingConfig, batch_size: int) -> list[list[Sample]]:
+        if self.draft is not None:
+            raise GPT2JaxError(f"sampling.beams: {sampling.beams}: beam search has no use for a draft")
         order = sorted(range(len(requests)), key=lambda number: len(requests[number].prompt))
         at_once, done = max(batch_size // sampling.beams, 1), {}
         for first in range(0, len(order), at_once):
@@ -199,6 +209,11 @@ class TextModel:
             )
             for number, rows in zip(numbers, found, strict=True):
                 best = rows[: sampling.num_samples]
+                if len(best) < sampling.num_samples:
+                    raise GPT2JaxError(
+                        f"sampling.num_samples: {sampling.num_samples}: beam search found {len(best)} texts: too few"
+                        " tokens are allowed, or the model's numbers are NaN"
+                    )
                 done[number] = [Sample.of(row, self.encoding.decode(row.tokens)) for row in best]
         return [done[number] for number in range(len(requests))]
 
@@ -276,7 +291,7 @@ class TextModel:
         )
 
     def _pieces(self, batch: Batch, streams: list[TextStream], stride: int) -> Iterator[Piece]:
-        """Run ``batch`` to its end, ``stride`` tokens at a time, and give what its texts gain."""
+        """Run ``batch`` to its end, ``stride`` tokens (with a draft, rounds) at once, and give what its texts gain."""
         taken, growing = [0] * len(streams), list(range(len(streams)))
         while growing:
             for number in list(growing):

@@ -96,14 +96,13 @@ class Weights(abc.ABC):
         )
         done = 0
 
-        def array(parameter: Parameter, layers: tuple[int, int] | None) -> jax.Array:
+        def array(parameter: Parameter, layers: tuple[int, int] | None, counts: collections.Counter[int]) -> jax.Array:
             """All of a parameter, or one layer of it."""
             shape, axes = parameters.shape(parameter, config), parameter.axes
             before: Ranges = ()
             if layers is not None:
                 shape, axes, before = shape[1:], axes[1:], (layers,)
             filled: dict[Ranges, np.ndarray] = {}
-            counts: collections.Counter[int] = collections.Counter()
 
             def shard(index: tuple[slice, ...] | None) -> np.ndarray:
                 slices = index or (slice(None),) * len(shape)
@@ -113,19 +112,18 @@ class Weights(abc.ABC):
                     filled[ranges] = array[0] if before else array
                 return filled[ranges]
 
-            made = jax.make_array_from_callback(shape, place.sharding(*axes), shard, dtype=FLOATS[dtype(parameter)])
-            warn_of_non_finite(
-                _by_layer(parameter, counts), in_dtype(parameter.path, dtype(parameter)), self.origin.where
-            )
-            return made
+            return jax.make_array_from_callback(shape, place.sharding(*axes), shard, dtype=FLOATS[dtype(parameter)])
 
         def leaf(parameter: Parameter) -> jax.Array | list[jax.Array]:
             nonlocal done
+            counts: collections.Counter[int] = collections.Counter()
             if stacked or not parameter.stacked:
-                made: jax.Array | list[jax.Array] = array(parameter, None)
+                made: jax.Array | list[jax.Array] = array(parameter, None, counts)
             else:
-                made = [array(parameter, (layer, layer + 1)) for layer in range(config.n_layer)]
+                made = [array(parameter, (layer, layer + 1), counts) for layer in range(config.n_layer)]
             self.release()
+            name = in_dtype(parameter.path, dtype(parameter))
+            warn_of_non_finite(_by_layer(parameter, counts), name, self.origin.where)
             done += math.prod(parameters.shape(parameter, config)) * FLOATS[dtype(parameter)].itemsize
             report(done, total)
             return made

@@ -38,6 +38,11 @@ def naive(checkpoint: Checkpoint, prompt: list[int], settings: SamplingConfig) -
         candidates = []
         for total, tokens in beams:
             logits = next_logits(checkpoint.params, prompt + tokens, checkpoint.config).copy()
+            for token in {*prompt, *tokens}:
+                over = settings.repetition_penalty
+                logits[token] = logits[token] / over if logits[token] > 0 else logits[token] * over
+            for token in tokens:
+                logits[token] -= settings.frequency_penalty + settings.presence_penalty / tokens.count(token)
             for token, bias in settings.logit_bias.items():
                 logits[token] += bias
             logits[list(settings.banned_tokens)] = -1e30
@@ -70,6 +75,7 @@ STOPS = tuple(range(0, 300, 5))
         sampling(beams=4, num_samples=4, max_new_tokens=9, stop_tokens=STOPS, length_penalty=-1.5),
         sampling(beams=2, num_samples=2, max_new_tokens=12, stop_tokens=STOPS, length_penalty=3.0, min_new_tokens=4),
         sampling(beams=5, num_samples=5, max_new_tokens=40, banned_tokens=(7, 9), logit_bias={11: 4.0}),
+        sampling(beams=4, max_new_tokens=10, repetition_penalty=1.5, frequency_penalty=1.0, presence_penalty=0.5),
     ],
 )
 def test_beam_search_is_the_plain_one(hf_tiny: Checkpoint, settings: SamplingConfig) -> None:
@@ -144,6 +150,15 @@ def test_with_beams_enough_it_finds_the_best_of_all(hf_tiny: Checkpoint) -> None
     assert [tuple(row.tokens) for row in rows] == ranked[:5]
 
 
+def test_more_beams_than_there_are_texts_give_those_that_there_are(hf_tiny: Checkpoint) -> None:
+    """And never a banned token."""
+    banned = tuple(token for token in range(300) if token not in (3, 50))
+    for new, texts in ((1, 2), (2, 4), (3, 5)):
+        [rows] = search(hf_tiny, [[1, 2, 3]], sampling(beams=5, max_new_tokens=new, banned_tokens=banned))
+        assert len({tuple(row.tokens) for row in rows}) == len(rows) == texts
+        assert all(set(row.tokens) <= {3, 50} for row in rows)
+
+
 def test_prompts_do_not_depend_on_their_neighbours_or_the_mesh(hf_tiny: Checkpoint) -> None:
     settings = sampling(beams=4, max_new_tokens=9, stop_tokens=STOPS)
     prompts = prompts_of(hf_tiny, 4, 9, 2)
@@ -152,6 +167,8 @@ def test_prompts_do_not_depend_on_their_neighbours_or_the_mesh(hf_tiny: Checkpoi
     place = place_on(2, 2, 2)
     spread = hf_tiny._replace(params=jax.device_put(hf_tiny.params, place.params()))
     assert [[row.tokens for row in rows] for rows in search(spread, prompts, settings, place=place)] == together
+    shifted = [prompts[1], prompts[2], prompts[0]]
+    assert [[row.tokens for row in rows] for rows in search(hf_tiny, shifted, settings)] != together
 
 
 def test_the_end_of_text_ends_and_can_be_ignored(hf_tiny: Checkpoint) -> None:

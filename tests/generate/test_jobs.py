@@ -147,13 +147,45 @@ import jax
 folder, port, process = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 jax.config.update("jax_platforms", "cpu")
 jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
-from gpt2jax.config import SamplingConfig
+from gpt2jax.config import MeshConfig, SamplingConfig
+from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.jobs import run_job
 from gpt2jax.generate.text import TextModel
+from gpt2jax.partition import Partition, make_mesh
+import dataclasses
+prompts = [f"prompt {number}" for number in range(7)]
 model = TextModel.load(folder / "model")
-done = run_job(model, [f"prompt {number}" for number in range(7)], folder / "out.jsonl",
-               SamplingConfig(max_new_tokens=4), batch_size=2, progress=False)
-assert done == (4, 3)[process], done
+
+def run(seed, model=model):
+    return run_job(model, prompts, folder / "out.jsonl", SamplingConfig(max_new_tokens=4, seed=seed), batch_size=2,
+                   progress=False)
+
+def refused(message, seed, model=model):
+    try:
+        run(seed, model)
+    except GPT2JaxError as error:
+        assert message in str(error), error
+    else:
+        raise AssertionError("not refused")
+
+def meet(name):
+    jax.experimental.multihost_utils.sync_global_devices(name)
+
+import jax.experimental.multihost_utils
+refused("mesh: over several processes", 0, dataclasses.replace(model, place=Partition(make_mesh(MeshConfig()))))
+# The first process is done before the other begins; started again it has nothing to do, with other settings it may not.
+if process == 0:
+    assert run(0) == 4
+    assert run(0) == 0
+    refused("out.jsonl.0-of-2: is of a job with another model, prompts or settings", 1)
+meet("one")
+if process == 1:
+    refused("is of a job with another model, prompts or settings", 1)
+    (folder / "out.jsonl.1-of-2").unlink()
+    (folder / "out.jsonl.1-of-2.partial.job").unlink()
+    assert run(0) == 3
+meet("two")
+refused("out.jsonl: exists", 0)
 """
 
 
@@ -183,6 +215,9 @@ def test_two_processes_write_the_file_of_one(writer: TextModel, tmp_path: Path) 
     run_job(writer, prompts, tmp_path / "alone.jsonl", sampling(max_new_tokens=4), batch_size=2, progress=False)
     assert (tmp_path / "out.jsonl").read_text() == (tmp_path / "alone.jsonl").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"model", "out.jsonl", "alone.jsonl"}
+    # Dealt out otherwise it would be another file.
+    lines = (tmp_path / "alone.jsonl").read_text().splitlines()
+    assert lines != lines[::2] + lines[1::2]
 
 
 def test_prompts_are_read_from_lines(tmp_path: Path) -> None:

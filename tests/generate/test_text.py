@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from gpt2jax import parameters, tokenizer
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
+from gpt2jax.generate import batch
 from gpt2jax.generate.batch import Batch
 from gpt2jax.generate.request import Request
 from gpt2jax.generate.text import TextModel
@@ -166,12 +168,38 @@ def test_beams_are_the_samples(writer: TextModel) -> None:
         writer.sample(prompts, settings, alternatives=2)
 
 
-def test_a_draft_of_another_vocabulary_is_refused(writer: TextModel, tmp_path: Path) -> None:
+def test_a_draft_is_used_and_one_of_another_vocabulary_refused(
+    writer: TextModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, encoding in (("bytes", tokenizer.byte_level()), ("characters", tokenizer.characters("ab"))):
         config = CONFIG if name == "bytes" else dataclasses.replace(CONFIG, n_vocab=encoding.n_vocab)
         held = HeldWeights(Origin("random", "memory", config, encoding), parameters.init(jax.random.key(0), config))
         convert(held, tmp_path / name, "orbax")
     drafted = TextModel.load(tmp_path / "bytes", draft=tmp_path / "bytes", draft_tokens=3)
-    assert drafted.write(["one"], SAMPLING) == writer.write(["one"], SAMPLING)
-    with pytest.raises(GPT2JaxError, match=r"characters: cannot draft for .*bytes: its vocabulary is another"):
+    calls = []
+    speculate = batch.speculate
+
+    def noted(*args: Any, **rest: Any) -> Any:
+        calls.append(1)
+        return speculate(*args, **rest)
+
+    monkeypatch.setattr(batch, "speculate", noted)
+    written = writer.write(["one"], SAMPLING)
+    assert calls == []
+    assert drafted.write(["one"], SAMPLING) == written
+    assert calls
+    assert drafted.write(["one"], dataclasses.replace(SAMPLING, seed=1)) != written
+    with pytest.raises(GPT2JaxError, match=r"sampling.beams: 2: beam search has no use for a draft"):
+        drafted.write(["one"], sampling(beams=2))
+    with pytest.raises(GPT2JaxError, match=r"draft: .*characters: its vocabulary is not that of .*bytes"):
         TextModel.load(tmp_path / "bytes", draft=tmp_path / "characters")
+
+
+def test_fewer_beams_than_samples_are_an_error(writer: TextModel) -> None:
+    settings = sampling(beams=4, num_samples=4, max_new_tokens=1, banned_tokens=tuple(range(2, 257)))
+    assert len(writer.sample(["a"], dataclasses.replace(settings, num_samples=2))[0]) == 2
+    with pytest.raises(GPT2JaxError, match=r"sampling\.num_samples: 4: beam search found 2 texts"):
+        writer.sample(["a"], settings)
+    lost = dataclasses.replace(writer, params=jax.tree.map(lambda leaf: leaf * math.nan, writer.params))
+    with pytest.raises(GPT2JaxError, match="found 0 texts: too few tokens are allowed, or the model's numbers are NaN"):
+        lost.sample(["a"], sampling(beams=2))
