@@ -120,7 +120,7 @@ class MeshConfig:
     tensor: AxisSize = 1
     """Shards of heads, MLP and vocabulary."""
     cpu_devices: CountOrZero = 0
-    """Virtual CPU devices to ask for, to try a mesh without one; 0 uses the devices there are."""
+    """Virtual CPU devices of each process to ask for, to try a mesh without one; 0 uses the devices there are."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "MeshConfig":
@@ -131,6 +131,25 @@ class MeshConfig:
         if list(sizes.values()).count(-1) > 1:
             raise ValueError(f"data, fsdp, tensor: {tuple(sizes.values())}: only one axis can be -1")
         return self
+
+
+@settings("distributed")
+class DistributedConfig:
+    """Several processes as one program. Slurm, Open MPI and the variables that launch/ sets (JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES, JAX_PROCESS_ID) are found without any of these."""
+
+    coordinator: str | None = None
+    """host:port of process 0; goes with processes and process_id."""
+    processes: Count | None = None
+    """How many there are."""
+    process_id: CountOrZero | None = None
+    """Which of them this one is, from 0 on."""
+    auto: bool = False
+    """Let jax find the others, as it can on Cloud TPU pods; when it cannot, this is an error."""
+    timeout: Count = 300
+    """Seconds to wait for all processes to come."""
+    heartbeat_timeout: Count = 30
+    """Seconds of silence after which a process counts as lost, and the others end."""
 
 
 @settings("data")
@@ -313,6 +332,7 @@ class Config:
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         print(f"gpt2jax: {error}", file=sys.stderr)
-        return 2
+        return _end(2)
     except BrokenPipeError:  # Whoever read our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -74,6 +74,30 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except RuntimeError as error:
+        line = _lost(error)
+        if line is None or debug:
+            raise
+        print(f"gpt2jax: {line}", file=sys.stderr)
+        return _end(1)
+
+
+def _lost(error: RuntimeError) -> str | None:
+    if "jax" not in sys.modules:
+        return None
+    from gpt2jax import distributed
+
+    return distributed.lost(error)
+
+
+def _end(status: int) -> int:
+    """The exit status; of several processes, one that fails leaves at once: its exit would wait for the others, who
+    wait for it."""
+    if "jax" in sys.modules and sys.modules["jax"].process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:

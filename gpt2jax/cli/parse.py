@@ -8,6 +8,7 @@ from typing import Any
 
 import tyro
 
+from gpt2jax.config import DistributedConfig
 from gpt2jax.errors import GPT2JaxError
 
 
@@ -44,11 +45,18 @@ def one_line(report: str) -> str:
     return f"{message} (nearest: {hints[0]})" if message.startswith("Unrecognized") and hints else message
 
 
-def start(cpu_devices: int = 0) -> None:
-    """Prepare jax; what it reads from the environment must stand there before it is imported."""
+def start(cpu_devices: int = 0, distributed: DistributedConfig | None = None) -> None:
+    """Prepare jax, and meet the other processes when there are any.
+
+    What jax reads from the environment must stand there before it is imported.
+    """
     if cpu_devices:
         os.environ["NPROC"] = "64"  # Why: gpt2jax.runtime.start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # No XLA chatter between our lines.
     from gpt2jax import runtime
 
     runtime.start(cpu_devices)
+    if distributed is not None:
+        from gpt2jax import distributed as processes
+
+        processes.start(distributed)

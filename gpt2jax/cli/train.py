@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import signal
 from pathlib import Path
 
 from gpt2jax import config as settings
@@ -47,8 +48,11 @@ def run(args: list[str]) -> int:
         raise GPT2JaxError("train: needs a settings file (say configs/quickstart.yaml) or --resume RUN")
     config = parse(settings.Config, args, "train", HELP, default=config)
 
-    start(config.mesh.cpu_devices)
+    start(config.mesh.cpu_devices, config.distributed)
+    import jax
+
     from gpt2jax import checkpoint
+    from gpt2jax.distributed import is_primary
     from gpt2jax.generate.show import under_rules
     from gpt2jax.generate.text import TextModel
     from gpt2jax.train.loop import train as run_training
@@ -56,9 +60,14 @@ def run(args: list[str]) -> int:
     if resume:
         checkpoint.find(config.training.run_dir)
     result = run_training(config, command)
-    if result.interrupted:
-        return 130
+    if result.stopped_by is not None:  # A scheduler that asks to stop is obeyed; that is no failure.
+        return 0 if result.stopped_by == signal.SIGTERM else 130
     run_dir = Path(config.training.run_dir)
+    if jax.process_count() > 1:
+        if is_primary():
+            print(f"curves: {run_dir / 'loss.png'}   report: {run_dir / 'report.md'}")
+            print(f"samples: gpt2jax generate --model {run_dir} --unconditional, in one process")
+        return 0
     model = TextModel.from_params(result.params, config.model, result.encoding)
     samples = "".join(under_rules(model.write([model.start()], config.sampling, allow_special=True)[0]))
     write_text(run_dir / "samples.txt", samples)

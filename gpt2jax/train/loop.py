@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 import signal
 import time
 from collections.abc import Generator, Iterator
@@ -12,12 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 import tiktoken
+from jax.experimental import multihost_utils
 
 from gpt2jax import config as settings
 from gpt2jax import parameters
 from gpt2jax.checkpoint import Checkpoints, Meta
 from gpt2jax.config import Config
 from gpt2jax.data.pipeline import TokenWindows, open_split, training_batches, validation_windows
+from gpt2jax.distributed import is_primary
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import write_text
 from gpt2jax.parameters import Params
@@ -35,7 +38,7 @@ class Result:
     """How a run ended."""
 
     step: int
-    interrupted: bool
+    stopped_by: signal.Signals | None
     params: Params
     encoding: tiktoken.Encoding
     validation_loss: float
@@ -46,9 +49,10 @@ class Result:
 def train(config: Config, command: str = "") -> Result:
     """Train as ``config`` says, into its run's folder; goes on from the newest checkpoint there, if there is one.
 
-    Ctrl-C or SIGTERM ends the run after the step in hand, with a checkpoint to go on from. However often a run is
-    stopped, its parameters end bitwise as if it had never been: batch, dropout and learning rate are functions of
-    the step.
+    Ctrl-C or SIGTERM (to any process of several) ends the run after a step, with a checkpoint to go on from. However
+    often a run is stopped, its parameters end bitwise as if it had never been: batch, dropout and learning rate are
+    functions of the step. Every process reads its own rows of a batch and writes its own shards; the first one writes
+    the logs.
 
     Args:
         command: the command line, for the report.
@@ -79,10 +83,11 @@ def train(config: Config, command: str = "") -> Result:
             state = init_state(config, place, _given_params(config, place, encoding))
         else:
             state = init_state(config, place)
-        _write_config(config, run_dir)
+        if is_primary():
+            _write_config(config, run_dir)
 
         with (
-            RunLog(run_dir, start, training.steps) as log,
+            RunLog(run_dir, start, training.steps, silent=not is_primary()) as log,
             contextlib.closing(_device_batches(config, place, windows, start, micro_batch)) as batches,
         ):
             log.say(_headline(config, place, windows, held_out))
@@ -98,6 +103,7 @@ def train(config: Config, command: str = "") -> Result:
             while step < training.steps and not stop:
                 state, metrics = train_step(state, next(batches))
                 step += 1
+                _agree_to_stop(stop, step)
                 if step == start + 1:  # The first step compiles: wait for it, and start the clock after it.
                     jax.block_until_ready(metrics)
                     clock.skip(step)
@@ -119,7 +125,8 @@ def train(config: Config, command: str = "") -> Result:
                     _check_finite("validation_loss", row, checkpoints)
                     if save:
                         checkpoints.save(state, Meta(step, model, encoding, row["validation_loss"]))
-                    draw_loss(log.rows, run_dir / "loss.png", str(run_dir))
+                    if is_primary():
+                        draw_loss(log.rows, run_dir / "loss.png", str(run_dir))
                     clock.resume(step)
 
             if step == start:  # Nothing was left to do: say how the model stands.
@@ -128,10 +135,16 @@ def train(config: Config, command: str = "") -> Result:
                 log.say(_validation_line(row))
             else:
                 row = next(row for row in reversed(log.rows) if "validation_loss" in row)
-                write_report(config, place.mesh, log.rows, run_dir / "report.md", command)
+                if is_primary():
+                    write_report(config, place.mesh, log.rows, run_dir / "report.md", command)
             if stop:
-                log.say(f"stopped at step {step} by {stop[0].name}; the same command goes on from there")
-    return Result(step, bool(stop), state.params, encoding, row["validation_loss"], row.get("bits_per_byte"))
+                log.say(
+                    f"stopped at step {step} by {stop[0].name}; resume with: gpt2jax train --resume {run_dir}, or the"
+                    " same command"
+                )
+    return Result(
+        step, stop[0] if stop else None, state.params, encoding, row["validation_loss"], row.get("bits_per_byte")
+    )
 
 
 class _Clock:
@@ -228,8 +241,16 @@ def _stop_signals() -> Iterator[list[signal.Signals]]:
         for name, handler in previous.items():
             signal.signal(name, handler)
 
+    def pass_on(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    # Of several processes jax watches for SIGTERM, and lets all of them know (:func:`_agree_to_stop`).
+    several = jax.process_count() > 1
+    handlers: dict[signal.Signals, Any] = (
+        {signal.SIGINT: pass_on} if several else dict.fromkeys((signal.SIGINT, signal.SIGTERM), note)
+    )
     try:
-        previous = {name: signal.signal(name, note) for name in (signal.SIGINT, signal.SIGTERM)}
+        previous = {name: signal.signal(name, handler) for name, handler in handlers.items()}
     except ValueError:  # Not the main thread, as in some notebooks: signals are not ours to take.
         yield received
         return
@@ -238,6 +259,12 @@ def _stop_signals() -> Iterator[list[signal.Signals]]:
     finally:
         for name, handler in previous.items():
             signal.signal(name, handler)
+
+
+def _agree_to_stop(stop: list[signal.Signals], step: int) -> None:
+    """Of several processes: enter SIGTERM into ``stop`` at the same step in all of them, once one has received it."""
+    if jax.process_count() > 1 and not stop and multihost_utils.reached_preemption_sync_point(step):
+        stop.append(signal.SIGTERM)
 
 
 def _open_run_dir(run_dir: Path) -> None:

@@ -26,8 +26,17 @@ def read_rows(run_dir: str | Path) -> list[Row]:
 class RunLog:
     """Rows of numbers, a step each, to every place where people look for them."""
 
-    def __init__(self, run_dir: Path, start_step: int, total_steps: int) -> None:
-        """Open the logs of ``run_dir``; what an interrupted run wrote past ``start_step`` is dropped, to come again."""
+    def __init__(self, run_dir: Path, start_step: int, total_steps: int, silent: bool = False) -> None:
+        """Open the logs of ``run_dir``; what an interrupted run wrote past ``start_step`` is dropped, to come again.
+
+        Args:
+            silent: keep rows in memory alone and say nothing, in all processes of a run but one.
+        """
+        self.rows: list[Row] = []
+        self.silent = silent
+        self._bar: Progress | None = None
+        if silent:
+            return
         path = run_dir / METRICS_FILE
         kept = [row for row in read_rows(run_dir) if row["step"] <= start_step]
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
@@ -35,7 +44,6 @@ class RunLog:
         self._file = path.open("a", encoding="utf-8")
         # Events from the purge step on are those of steps that will be done again.
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1 if kept else None)
-        self._bar: Progress | None = None
         if sys.stdout.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -51,6 +59,8 @@ class RunLog:
     def write(self, row: Row, text: str) -> None:
         """Keep ``row`` (with its ``step``) and show ``text``."""
         self.rows.append(row)
+        if self.silent:
+            return
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         for name, value in row.items():
@@ -67,14 +77,15 @@ class RunLog:
     def say(self, text: str) -> None:
         if self._bar:
             self._bar.console.print(text, highlight=False, markup=False)
-        else:
+        elif not self.silent:
             print(text, flush=True)
 
     def close(self) -> None:
         if self._bar:
             self._bar.stop()
-        self._file.close()
-        self._board.close()
+        if not self.silent:
+            self._file.close()
+            self._board.close()
 
     def __enter__(self) -> "RunLog":
         return self

@@ -85,9 +85,9 @@ def test_a_signal_saves_and_the_run_goes_on_bitwise_from_there(
     with monkeypatch.context() as patch:
         patch.setattr(loop.RunLog, "write", interrupt)
         stopped = train(make(corpus, tmp_path / "stopped"))
-    assert (stopped.interrupted, stopped.step) == (True, 3)
+    assert (stopped.stopped_by, stopped.step) == (signal.SIGTERM, 3)
     resumed = train(make(corpus, tmp_path / "stopped"))
-    assert (resumed.interrupted, resumed.step) == (False, 8)
+    assert (resumed.stopped_by, resumed.step) == (None, 8)
     assert same_params(whole, resumed)
     assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
 
