@@ -35,8 +35,11 @@ examples:
   gpt2jax generate --model gpt2 "The capital of France is" --beams 4 --max-new-tokens 20
   gpt2jax generate --model gpt2-xl --draft gpt2 "In a shocking finding, scientists discovered"
   gpt2jax generate configs/generate.yaml
+  srun gpt2jax generate --model gpt2 prompts.jsonl --output texts.jsonl
   gpt2jax generate --model runs/quickstart --unconditional --num-samples 0
   gpt2jax generate --model runs/quickstart/checkpoints/1000 --interactive"""
+
+SECTIONS = ("sampling", "mesh", "distributed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,7 @@ class GenerateArgs:
         default_factory=settings.SamplingConfig
     )
     mesh: settings.MeshConfig = dataclasses.field(default_factory=lambda: settings.MeshConfig(data=1))
+    distributed: settings.DistributedConfig = dataclasses.field(default_factory=settings.DistributedConfig)
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
     """Texts to continue; with --output also files of them."""
     model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
@@ -79,10 +83,14 @@ def run(args: list[str]) -> int:
         given = parse(GenerateArgs, args, "generate", HELP, default=_defaults(vars(own), from_file))
     _check(given, endless)
 
-    start(given.mesh.cpu_devices)
+    start(given.mesh.cpu_devices, given.distributed)
+    import jax
+
     from gpt2jax.generate.show import show
     from gpt2jax.generate.text import TextModel
 
+    if jax.process_count() > 1 and not given.output:
+        raise GPT2JaxError(f"generate: {jax.process_count()} processes: needs --output, a job that they share")
     one_device = given.mesh == settings.MeshConfig(data=1)
     mesh = None if one_device else given.mesh
     drafted = 4 if given.draft_tokens is None else given.draft_tokens
@@ -116,7 +124,7 @@ def run(args: list[str]) -> int:
 
 
 def _read_file(path: str) -> dict[str, Any]:
-    """The options that a settings file gives; ``sampling`` and ``mesh`` are mappings in it."""
+    """The options that a settings file gives; SECTIONS are mappings in it."""
     mapping = read_yaml(path)
     names = [field.name for field in dataclasses.fields(GenerateArgs)]
     if not isinstance(mapping, dict):
@@ -124,7 +132,7 @@ def _read_file(path: str) -> dict[str, Any]:
     for key in mapping:
         if key not in names:
             raise GPT2JaxError(f"{path}: {key}: unknown key ({nearest(str(key), names)})")
-    for key in ("sampling", "mesh"):
+    for key in SECTIONS:
         if not isinstance(mapping.get(key, {}), dict):
             raise GPT2JaxError(f"{path}: {key}: {mapping[key]!r}: should be a mapping of keys to values")
     kinds: dict[str, type] = {"prompts": list} | dict.fromkeys(("model", "output", "draft"), str)
@@ -132,7 +140,7 @@ def _read_file(path: str) -> dict[str, Any]:
     if isinstance(mapping.get("prompts"), str):
         mapping["prompts"] = [mapping["prompts"]]
     for key, value in mapping.items():
-        kind = kinds.get(key, dict if key in ("sampling", "mesh") else bool)
+        kind = kinds.get(key, dict if key in SECTIONS else bool)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise GPT2JaxError(f"{path}: {key}: {value!r}: should be a {kind.__name__}")
     try:
@@ -151,8 +159,10 @@ def _defaults(own: dict[str, Any], from_file: dict[str, Any]) -> GenerateArgs:
     """Options before the command line's: a run's ``own`` sampling settings, and over them a file's."""
     sampling = settings.SamplingConfig(**own | from_file.get("sampling", {}))
     mesh = settings.MeshConfig(**{"data": 1} | from_file.get("mesh", {}))
-    rest = {key: value for key, value in from_file.items() if key not in ("sampling", "mesh")}
-    return GenerateArgs(**rest | {"sampling": sampling, "mesh": mesh, "prompts": tuple(rest.get("prompts", ()))})
+    distributed = settings.DistributedConfig(**from_file.get("distributed", {}))
+    rest = {key: value for key, value in from_file.items() if key not in SECTIONS}
+    sections = {"sampling": sampling, "mesh": mesh, "distributed": distributed}
+    return GenerateArgs(**rest | sections | {"prompts": tuple(rest.get("prompts", ()))})
 
 
 def _take_zero_samples(args: list[str], from_file: dict[str, Any]) -> bool:
@@ -241,9 +251,15 @@ def _job(model: "TextModel", given: GenerateArgs) -> int:
             log_probs=given.log_probs,
             prompt_log_probs=given.prompt_log_probs,
             allow_special=given.allow_special or given.unconditional,
+            wait=True,
         )
     except KeyboardInterrupt:
         print(f"stopped; {output}.partial has what is done, and the same command goes on from there", file=sys.stderr)
         return 130
-    print(f"wrote {output}: {len(prompts):,} prompts, {done:,} of them by this run")
+    import jax
+
+    if jax.process_count() == 1:
+        print(f"wrote {output}: {len(prompts):,} prompts, {done:,} of them by this run")
+    else:
+        print(f"process {jax.process_index()} of {jax.process_count()}: wrote {done:,} of {len(prompts):,} prompts")
     return 0

@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +38,7 @@ def run_job(
     prompt_log_probs: bool = False,
     allow_special: bool = False,
     progress: bool = True,
+    wait: bool = False,
 ) -> int:
     """Write a JSON line for each prompt to ``output``, in the order of the prompts.
 
@@ -51,7 +51,8 @@ def run_job(
     prompt alone, so that a job that was stopped ends with the same lines as one that was not.
 
     With N processes each takes every N-th prompt and writes ``output`` with ``.K-of-N`` behind its name; who is done
-    last puts them together, in a folder that all of them see. Started again, they must be as many.
+    last puts them together, in a folder that all of them see. Started again, they must be as many. ``wait`` returns
+    when ``output`` is there: process 0 should not leave before the others, who would end with it.
 
     Returns:
         How many prompts were done by this call.
@@ -91,12 +92,13 @@ def run_job(
         done = 0
     else:
         done = work(prompts[index::count], parts[index])
-    missing = [part.name for part in parts if not part.exists()]
-    if missing and not output.exists():
-        print(f"gpt2jax: note: {', '.join(missing)}: not there yet; who is done last writes {output}", file=sys.stderr)
-    elif not missing:
-        _put_together(parts, output, fingerprint)
-    return done
+    while True:
+        missing = [part.name for part in parts if not part.exists()]
+        if not missing:
+            _put_together(parts, output, fingerprint)
+        if not missing or not wait or output.exists():
+            return done
+        time.sleep(1.0)
 
 
 def _run(
