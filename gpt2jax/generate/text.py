@@ -115,28 +115,10 @@ class TextModel:
         if encoding is None:
             raise GPT2JaxError(f"{source}: cannot write text: {weights.origin.vocabulary_note}")
         place = Partition(make_mesh(mesh or MeshConfig(), None if mesh else jax.local_devices()[:1]))
-
         place.check(weights.config)
-        drafting, small = None, None
-        if draft is not None:  # Before anything large is read.
-            small = open_weights(draft)
-            if small.origin.encoding is None:
-                raise GPT2JaxError(f"draft: {draft}: {small.origin.vocabulary_note}")
-            if to_spec(small.origin.encoding) != to_spec(encoding):
-                raise GPT2JaxError(f"draft: {draft}: its vocabulary is not that of {source}")
-            drafting = Draft({}, small.config, draft_tokens)
-            drafting.check(weights.config)
-            try:
-                place.check(small.config)
-            except GPT2JaxError as error:
-                raise GPT2JaxError(f"draft: {draft}: {error}") from None
-
-        def params(of: Weights) -> Params:
-            return load_params(of, place, dtype=decoding_dtype(of.config), stacked=False)
-
-        if drafting and small:
-            drafting = dataclasses.replace(drafting, params=params(small))
-        return cls(params(weights), weights.config, encoding, place if place.mesh.size > 1 else None, drafting)
+        drafting = None if draft is None else _open_draft(draft, weights, encoding, place, draft_tokens)
+        params = _read(weights, place)
+        return cls(params, weights.config, encoding, place if place.mesh.size > 1 else None, drafting)
 
     def start(self) -> str:
         """What unconditional text starts from: ``<|endoftext|>`` as in OpenAI's program, or, in a vocabulary without
@@ -315,3 +297,25 @@ class TextModel:
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
         raise GPT2JaxError(f"batch_size: {batch_size}: should be at least 1")
+
+
+def _read(weights: Weights, place: Partition) -> Params:
+    return load_params(weights, place, dtype=decoding_dtype(weights.config), stacked=False)
+
+
+def _open_draft(
+    source: str | Path, model: Weights, encoding: tiktoken.Encoding, place: Partition, tokens: int
+) -> Draft:
+    """The draft that ``source`` means, if it fits ``model``: that is found out before anything is read."""
+    weights = open_weights(source)
+    if weights.origin.encoding is None:
+        raise GPT2JaxError(f"draft: {source}: {weights.origin.vocabulary_note}")
+    if to_spec(weights.origin.encoding) != to_spec(encoding):
+        raise GPT2JaxError(f"draft: {source}: its vocabulary is not that of {model.origin.where}")
+    draft = Draft({}, weights.config, tokens)
+    draft.check(model.config)
+    try:
+        place.check(weights.config)
+    except GPT2JaxError as error:
+        raise GPT2JaxError(f"draft: {source}: {error}") from None
+    return dataclasses.replace(draft, params=_read(weights, place))
