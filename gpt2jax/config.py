@@ -119,6 +119,8 @@ class MeshConfig:
     """Shards of parameters and optimizer state, each with its share of the batch."""
     tensor: AxisSize = 1
     """Shards of heads, MLP and vocabulary."""
+    max_whole: Probability = 0.02
+    """Largest share of the parameters that may be whole on every device although fsdp or tensor is above 1."""
     cpu_devices: CountOrZero = 0
     """Virtual CPU devices of each process to ask for, to try a mesh without one; 0 uses the devices there are."""
 

@@ -99,6 +99,33 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
+def whole_parameters(config: ModelConfig, place: Partition) -> tuple[list[str], float]:
+    """Parameters that every device holds whole although ``fsdp`` or ``tensor`` could cut them, and their share of
+    all bytes."""
+    if place.size(("fsdp", "tensor")) == 1:
+        return [], 0.0
+    sizes = {row.path: int(np.prod(parameters.shape(row, config))) for row in parameters.TABLE}
+    cut = {axis for axis in ("fsdp", "tensor") if place.mesh.shape[axis] > 1}
+    whole = [
+        row.path for row in parameters.TABLE if not any(cut & set(getattr(place.rules, axis)) for axis in row.axes)
+    ]
+    return whole, sum(sizes[path] for path in whole) / sum(sizes.values())
+
+
+def check_whole(config: ModelConfig, place: Partition, limit: float) -> None:
+    """Refuse a mesh that leaves more than ``limit`` of the parameters whole on every device.
+
+    Raises:
+        GPT2JaxError: naming them.
+    """
+    whole, share = whole_parameters(config, place)
+    if share > limit:
+        raise GPT2JaxError(
+            f"mesh.max_whole: {limit}: {share:.3f} of the parameters would be whole on every device"
+            f" ({', '.join(whole)}); allow it, or leave mesh.fsdp and mesh.tensor at 1"
+        )
+
+
 def like(abstract: Any, abstract_params: parameters.Params, params: parameters.Params, default: NamedSharding) -> Any:
     """A sharding for every leaf of ``abstract``, an optimizer state or the like.
 

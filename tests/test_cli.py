@@ -279,7 +279,7 @@ def test_info_names_versions_devices_and_folders(folder: Path, capsys: pytest.Ca
 def test_virtual_devices_work_from_the_command_line(folder: Path) -> None:
     """In a process of its own: devices are fixed when jax starts."""
     main(["prepare", "pydoc", "--out", "shards", "--tokenizer", "bytes"])
-    mesh = ["--mesh.cpu-devices", "8", "--mesh.fsdp", "4", "--mesh.tensor", "2"]
+    mesh = ["--mesh.cpu-devices", "8", "--mesh.fsdp", "4", "--mesh.tensor", "2", "--mesh.max-whole", "0.1"]
     command = [sys.executable, "-m", "gpt2jax", "train", "settings.yaml", *mesh]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

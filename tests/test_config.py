@@ -69,7 +69,7 @@ def read(tmp_path: Path) -> Callable[[str], Config]:
         ("training: {batch_size: 8, micro_batches: 3}", "training.batch_size: 8: should be a multiple of"),
         ("model: {n_layer: 2}\nmodel: {n_layer: 3}", "not valid YAML (key 'model' is given twice"),
         ("model:\n  n_layer: 2\n  n_layer: 3\n", "not valid YAML (key 'n_layer' is given twice"),
-        ("just text", "'just text': should be a mapping of the sections model, mesh, data, optimizer, training, samp"),
+        ("just text", "'just text': should be a mapping of the sections model, mesh, distributed, data, optim"),
         ("[1, 2]", "[1, 2]: should be a mapping of the sections"),
         ("model: {n_layer: [", "not valid YAML ("),
         ("model: !!python/object:os.system {}", "not valid YAML ("),

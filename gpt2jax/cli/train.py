@@ -14,18 +14,20 @@ HELP = """Train a model as a settings file says.
 
 usage: gpt2jax train SETTINGS.yaml [--init-from MODEL] [--section.key VALUE ...]
        gpt2jax train --resume RUN [--section.key VALUE ...]
+       gpt2jax train SETTINGS.yaml --dry-run [--section.key VALUE ...]
 
 The run's folder (training.run-dir) gets checkpoints, metrics.jsonl, TensorBoard events, loss.png, samples.txt and
 report.md. When it holds a checkpoint already, training goes on from there; --resume after a settings file insists on
 that, and --resume RUN takes the run's own settings. --init-from (in full --training.init-from) starts from the
 weights of a run, of another program's folder or file, or of a released model. Ctrl-C stops after the step in hand,
-with a checkpoint.
+with a checkpoint. --dry-run compiles the step and says what would lie on each device; it needs no data.
 
 examples:
   gpt2jax train configs/quickstart.yaml
   gpt2jax train configs/quickstart.yaml --optimizer.learning-rate 1e-3 --training.run-dir runs/faster
   gpt2jax train my_settings.yaml --init-from gpt2-medium
   gpt2jax train configs/quickstart.yaml --mesh.cpu-devices 8 --mesh.fsdp 8
+  gpt2jax train configs/quickstart.yaml --mesh.cpu-devices 8 --mesh.fsdp 4 --mesh.tensor 2 --dry-run
   gpt2jax train --resume runs/quickstart --training.steps 2000"""
 
 
@@ -46,9 +48,16 @@ def run(args: list[str]) -> int:
         config = settings.Config()
     else:
         raise GPT2JaxError("train: needs a settings file (say configs/quickstart.yaml) or --resume RUN")
+    dry = "--dry-run" in args
+    args = [arg for arg in args if arg != "--dry-run"]
     config = parse(settings.Config, args, "train", HELP, default=config)
 
     start(config.mesh.cpu_devices, config.distributed)
+    if dry:
+        from gpt2jax.train.dry_run import dry_run
+
+        print(dry_run(config))
+        return 0
     import jax
 
     from gpt2jax import checkpoint

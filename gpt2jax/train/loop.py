@@ -24,7 +24,7 @@ from gpt2jax.distributed import is_primary
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import write_text
 from gpt2jax.parameters import Params
-from gpt2jax.partition import Partition, make_mesh
+from gpt2jax.partition import Partition, check_whole, make_mesh
 from gpt2jax.train.plots import draw_loss
 from gpt2jax.train.report import write_report
 from gpt2jax.train.runlog import Row, RunLog
@@ -70,6 +70,7 @@ def train(config: Config, command: str = "") -> Result:
     place = Partition(make_mesh(config.mesh))
     micro_batch = training.batch_size // training.micro_batches
     place.check(model, batch=micro_batch)
+    check_whole(model, place, config.mesh.max_whole)
 
     run_dir = Path(training.run_dir)
     _open_run_dir(run_dir)

@@ -31,7 +31,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
 def make(corpus: str, run_dir: Path, source: Path | str | None, rate: float = 0.0, steps: int = 2) -> Config:
     return Config(
         model=MODEL,
-        mesh=MeshConfig(data=2, fsdp=2, tensor=2),
+        mesh=MeshConfig(data=2, fsdp=2, tensor=2, max_whole=0.1),
         data=DataConfig(path=corpus),
         optimizer=OptimizerConfig(learning_rate=rate, min_learning_rate=0.0, warmup_steps=0, decay_steps=100),
         training=TrainingConfig(

@@ -40,7 +40,7 @@ def make(corpus: str, run_dir: Path, *, model: dict[str, Any] | None = None, **t
     }
     return Config(
         model=ModelConfig(**{"n_vocab": 257, "n_ctx": 16, "n_embd": 32, "n_head": 4, "n_layer": 2} | (model or {})),
-        mesh=MeshConfig(data=2, fsdp=2, tensor=2),
+        mesh=MeshConfig(data=2, fsdp=2, tensor=2, max_whole=0.1),
         data=DataConfig(path=corpus),
         optimizer=OptimizerConfig(learning_rate=1e-2, min_learning_rate=1e-3, warmup_steps=2, decay_steps=8),
         training=TrainingConfig(**given | {"checkpoint_interval": 4, "run_dir": str(run_dir)} | training),
