@@ -38,6 +38,14 @@ def _note_compilation(event: str, duration_secs: float, **kwargs: str | int) -> 
 jax.monitoring.register_event_duration_secs_listener(_note_compilation)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _programs_end_with_their_module() -> Iterator[None]:
+    """Compiled programs hold mappings of memory, of which a process has 65,530: with those of the whole suite in it
+    the process crashed while it compiled. Another module that needs one finds it in the cache on disk."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def compiled() -> list[str]:
     """Programs compiled since the test began, as ``jit(name)``, whether or not the cache on disk had them."""
