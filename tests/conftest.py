@@ -40,8 +40,8 @@ jax.monitoring.register_event_duration_secs_listener(_note_compilation)
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs_end_with_their_module() -> Iterator[None]:
-    """Compiled programs hold mappings of memory, of which a process has 65,530: with those of the whole suite in it
-    the process crashed while it compiled. Another module that needs one finds it in the cache on disk."""
+    """Compiled programs hold mappings of memory, of which a process has 65,530: a run that kept all of them crashed
+    while it compiled, probably for want of more. Another module that needs one finds it in the cache on disk."""
     yield
     jax.clear_caches()
 
