@@ -137,8 +137,8 @@ class MeshConfig:
 
 @settings("distributed")
 class DistributedConfig:
-    """Several processes as one program. Slurm, Open MPI and the variables that launch/ sets (JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES, JAX_PROCESS_ID) are found without any of these."""
+    """Several processes as one program. Slurm, Open MPI and the variables that launch/local.sh sets
+    (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID) are found without any of these."""
 
     coordinator: str | None = None
     """host:port of process 0; goes with processes and process_id."""

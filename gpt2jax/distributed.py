@@ -7,6 +7,7 @@ come together or the program ends with a line that says why.
 import dataclasses
 import os
 import sys
+import threading
 from collections.abc import Mapping
 
 import jax
@@ -14,7 +15,7 @@ import jax
 from gpt2jax.config import DistributedConfig
 from gpt2jax.errors import GPT2JaxError
 
-# What launch/local.sh and the manifests in launch/ set; other launchers of JAX programs use the same names.
+# What launch/local.sh sets; other launchers of JAX programs use the same names.
 COORDINATOR, PROCESSES, PROCESS_ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
@@ -95,33 +96,48 @@ def _checked(cluster: Cluster) -> Cluster:
 def start(config: DistributedConfig) -> None:
     """Meet the other processes, if there are any: once, before any array is made. Process 0 says who came.
 
+    When they have not all come within ``config.timeout`` seconds, this process ends with a line and status 2.
+
     Raises:
-        GPT2JaxError: they did not all come within ``config.timeout`` seconds, or the environment makes no sense.
+        GPT2JaxError: settings or environment make no sense, or jax cannot find the others with them.
     """
     cluster = detect(config, os.environ)
     if cluster is None:
         return
+    # When jax's own time is up its client aborts the process from C++: ours is up first.
+    alarm = threading.Timer(config.timeout, _give_up, [cluster, config.timeout])
+    alarm.daemon = True
+    alarm.start()
     try:
         jax.distributed.initialize(
             coordinator_address=cluster.coordinator,
             num_processes=cluster.processes if cluster.coordinator else None,
             process_id=cluster.process_id if cluster.coordinator else None,
             cluster_detection_method="deactivate" if cluster.coordinator else None,
-            initialization_timeout=config.timeout,
+            initialization_timeout=config.timeout + 60,
             heartbeat_timeout_seconds=config.heartbeat_timeout,
         )
     except (RuntimeError, ValueError) as error:
-        who = "" if cluster.process_id is None else f"process {cluster.process_id} of {cluster.processes}: "
-        where = f" at {cluster.coordinator}" if cluster.coordinator else ""
         reason = str(error).strip().splitlines()[0]
-        raise GPT2JaxError(
-            f"{who}the processes{where} ({cluster.source}) did not come together within {config.timeout} s"
-            f" (distributed.timeout): {reason}"
-        ) from None
+        raise GPT2JaxError(f"{_where(cluster)}: the processes cannot meet: {reason}") from None
+    finally:
+        alarm.cancel()
     if cluster.processes not in (None, jax.process_count()):
         raise GPT2JaxError(f"{cluster.source}: {cluster.processes} processes, but {jax.process_count()} came")
     if is_primary():
         print(banner(cluster.source), file=sys.stderr, flush=True)
+
+
+def _where(cluster: Cluster) -> str:
+    who = "distributed" if cluster.process_id is None else f"process {cluster.process_id} of {cluster.processes}"
+    at = f" at {cluster.coordinator}" if cluster.coordinator else ""
+    return f"{who}{at} ({cluster.source})"
+
+
+def _give_up(cluster: Cluster, timeout: int) -> None:
+    line = f"{_where(cluster)}: not all processes came within {timeout} s (distributed.timeout)"
+    print(f"gpt2jax: {line}", file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 def banner(source: str) -> str:

@@ -1,6 +1,10 @@
-"""What more than one test file uses: the two foreign checkpoints, tiny settings, and a look inside a program."""
+"""What more than one test file uses: the two foreign checkpoints, tiny settings, and a look inside a program, runs of
+two processes."""
 
 import math
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,3 +115,30 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 def count_primitive(name: str, function: Callable[..., Any], *args: Any) -> int:
     found = equations(jax.make_jaxpr(function)(*args).jaxpr)
     return sum(equation.primitive.name == name for equation in found)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run_two_processes(code: str, folder: Path) -> None:
+    """Run ``code`` as two processes at once, with ``folder``, a port to meet at and 0 or 1 as its arguments."""
+    port = str(free_port())
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(folder), port, str(process)],
+            stdout=subprocess.DEVNULL,  # Gloo prints to it.
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    try:
+        for worker in workers:
+            _, errors = worker.communicate(timeout=120)
+            assert worker.returncode == 0, errors
+    finally:
+        for worker in workers:
+            worker.kill()

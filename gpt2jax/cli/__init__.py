@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         print(f"gpt2jax: {error.filename or args[0]}: {error.strerror or error}", file=sys.stderr)
-        return 2
+        return _end(2)
     except KeyboardInterrupt:
         return 130
     except RuntimeError as error:
@@ -83,17 +83,23 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _lost(error: RuntimeError) -> str | None:
-    if "jax" not in sys.modules:
+    if not _several():
         return None
     from gpt2jax import distributed
 
     return distributed.lost(error)
 
 
+def _several() -> bool:
+    """Whether this process has met others, or tried to; asked without starting jax's devices."""
+    jax = sys.modules.get("jax")
+    return jax is not None and bool(jax.distributed.is_initialized())
+
+
 def _end(status: int) -> int:
     """The exit status; of several processes, one that fails leaves at once: its exit would wait for the others, who
     wait for it."""
-    if "jax" in sys.modules and sys.modules["jax"].process_count() > 1:
+    if _several():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

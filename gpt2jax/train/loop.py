@@ -276,7 +276,9 @@ def _open_run_dir(run_dir: Path) -> None:
 
 
 def _write_config(config: Config, run_dir: Path) -> None:
-    write_text(run_dir / "config.yaml", settings.to_yaml(config))
+    # Which process this is belongs to the launch: a run may go on in one process, or in others.
+    recorded = dataclasses.replace(config, distributed=settings.DistributedConfig())
+    write_text(run_dir / "config.yaml", settings.to_yaml(recorded))
 
 
 def _check_resumable(config: Config, meta: Meta, encoding: tiktoken.Encoding, run_dir: Path) -> None:

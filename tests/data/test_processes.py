@@ -1,8 +1,5 @@
 """Two real processes read the rows of the batch that one process would."""
 
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +7,9 @@ import pytest
 
 from gpt2jax.data.pipeline import batches, open_split
 from gpt2jax.data.prepare import prepare
+from tests.helpers import run_two_processes
 
-# Each process: 4 of the mesh's 8 devices, its rows of batches 3 and 4 into a file. Gloo prints to stdout.
+# Each process: 4 of the mesh's 8 devices, its rows of batches 3 and 4 into a file.
 WORKER = """
 import sys
 import jax, numpy as np
@@ -35,25 +33,7 @@ def test_two_processes_hold_together_the_batch_of_one(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("".join(f"line {number}\n" for number in range(500)))
     prepare([str(text)], tmp_path / "shards", tokenizer="bytes", split="tail")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path), port, str(process)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for process in range(2)
-    ]
-    try:
-        for worker in workers:
-            _, errors = worker.communicate(timeout=120)
-            assert worker.returncode == 0, errors
-    finally:
-        for worker in workers:
-            worker.kill()
+    run_two_processes(WORKER, tmp_path)
 
     windows, _, _ = open_split(tmp_path / "shards", "train", 16, 257)
     alone = batches(windows, seed=7, batch_size=8, start_step=3, shard_index=0, shard_count=1)

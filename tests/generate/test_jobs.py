@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -19,6 +16,7 @@ from gpt2jax.generate.text import TextModel
 from gpt2jax.weights.convert import convert
 from gpt2jax.weights.weights import HeldWeights, Origin
 from tests.generate.helpers import sampling
+from tests.helpers import run_two_processes
 
 CONFIG = ModelConfig(n_vocab=257, n_ctx=64, n_embd=32, n_head=4, n_layer=2)
 SAMPLING = sampling(max_new_tokens=6, num_samples=2)
@@ -139,7 +137,7 @@ def test_log_probabilities_of_prompts_are_in_the_lines(writer: TextModel, tmp_pa
     assert all(len(line["prompt_log_probs"]) == len(line["prompt_tokens"]) for line in lines)
 
 
-# Each process writes with a model of its own; Gloo prints to stdout.
+# Each process writes with a model of its own.
 WORKER = """
 import sys
 from pathlib import Path
@@ -192,25 +190,7 @@ refused("out.jsonl: exists", 0)
 def test_two_processes_write_the_file_of_one(writer: TextModel, tmp_path: Path) -> None:
     held = HeldWeights(Origin("random", "memory", CONFIG, writer.encoding), parameters.init(jax.random.key(0), CONFIG))
     convert(held, tmp_path / "model", "orbax")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path), port, str(process)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for process in range(2)
-    ]
-    try:
-        for worker in workers:
-            _, errors = worker.communicate(timeout=120)
-            assert worker.returncode == 0, errors
-    finally:
-        for worker in workers:
-            worker.kill()
+    run_two_processes(WORKER, tmp_path)
     prompts = [f"prompt {number}" for number in range(7)]
     run_job(writer, prompts, tmp_path / "alone.jsonl", sampling(max_new_tokens=4), batch_size=2, progress=False)
     assert (tmp_path / "out.jsonl").read_text() == (tmp_path / "alone.jsonl").read_text()

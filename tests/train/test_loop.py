@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from gpt2jax import config as settings
-from gpt2jax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainingConfig
+from gpt2jax.config import (
+    Config,
+    DataConfig,
+    DistributedConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainingConfig,
+)
 from gpt2jax.data.prepare import prepare
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.train import loop
@@ -90,6 +98,15 @@ def test_a_signal_saves_and_the_run_goes_on_bitwise_from_there(
     assert (resumed.stopped_by, resumed.step) == (None, 8)
     assert same_params(whole, resumed)
     assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
+
+
+def test_which_process_this_is_is_not_recorded(corpus: str, tmp_path: Path) -> None:
+    """A run that one process of several wrote goes on in any number of them."""
+    one = DistributedConfig(coordinator="127.0.0.1:9", processes=2, process_id=1)
+    train(dataclasses.replace(make(corpus, tmp_path / "run", steps=1), distributed=one))
+    recorded = settings.load(tmp_path / "run" / "config.yaml")
+    assert recorded.distributed == DistributedConfig() != one
+    assert recorded.training.steps == 1
 
 
 def test_a_step_is_compiled_once_in_a_run(corpus: str, tmp_path: Path, compiled: list[str]) -> None:

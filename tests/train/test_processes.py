@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 from gpt2jax import checkpoint, parameters
 from gpt2jax.data.prepare import prepare
 from gpt2jax.train.runlog import read_rows
+from tests.helpers import free_port
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = """
@@ -117,12 +117,6 @@ def running(folder: Path, run: str) -> Iterator[list[subprocess.Popen[str]]]:
 
 def log_of(folder: Path, run: str, process: int) -> str:
     return (folder / f"{run}.{process}.log").read_text()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_sigterm_to_one_stops_both_with_one_checkpoint(folder: Path) -> None:
