@@ -1,6 +1,7 @@
 """What more than one test file uses: the two foreign checkpoints, tiny settings, and a look inside a program, runs of
 two processes."""
 
+import contextlib
 import math
 import socket
 import subprocess
@@ -126,19 +127,14 @@ def free_port() -> int:
 def run_two_processes(code: str, folder: Path) -> None:
     """Run ``code`` as two processes at once, with ``folder``, a port to meet at and 0 or 1 as its arguments."""
     port = str(free_port())
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(folder), port, str(process)],
-            stdout=subprocess.DEVNULL,  # Gloo prints to it.
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for process in range(2)
-    ]
-    try:
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for process in range(2):
+            command = [sys.executable, "-c", code, str(folder), port, str(process)]
+            # Gloo prints to standard output.
+            worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            workers.append(stack.enter_context(worker))
+            stack.callback(worker.kill)
         for worker in workers:
             _, errors = worker.communicate(timeout=120)
             assert worker.returncode == 0, errors
-    finally:
-        for worker in workers:
-            worker.kill()
