@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from gpt2jax import parameters, tokenizer
-from gpt2jax.config import PRESETS, ModelConfig
+from gpt2jax.config import ModelConfig
 from gpt2jax.parameters import Parameter
+from gpt2jax.presets import PRESETS
 from gpt2jax.weights.convert import convert
 from gpt2jax.weights.layout import layer_shape
 from gpt2jax.weights.weights import Format, Origin, Weights

@@ -23,7 +23,8 @@ import jax
 import numpy as np
 
 from gpt2jax import parameters, tokenizer
-from gpt2jax.config import PRESETS, ModelConfig
+from gpt2jax.config import ModelConfig
+from gpt2jax.presets import PRESETS
 from gpt2jax.weights.convert import convert
 from gpt2jax.weights.weights import HeldWeights, Origin
 

@@ -10,6 +10,7 @@ import pytest
 from gpt2jax import config as settings
 from gpt2jax.config import Config, MeshConfig, ModelConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 from gpt2jax.errors import GPT2JaxError
+from gpt2jax.presets import preset
 
 SIZES = {
     "gpt2": (768, 12, 12),
@@ -164,13 +165,13 @@ def test_a_presets_keys_can_be_changed(read: Callable[[str], Config]) -> None:
     ],
 )
 def test_old_names_of_the_presets_work(alias: str, name: str) -> None:
-    assert settings.preset(alias) == settings.preset(name)
-    assert tuple(settings.preset(alias).values()) == SIZES[name]
+    assert preset(alias) == preset(name)
+    assert tuple(preset(alias).values()) == SIZES[name]
 
 
 def test_changing_a_returned_preset_changes_no_other() -> None:
-    settings.preset("gpt2")["n_layer"] = 1
-    assert settings.preset("gpt2")["n_layer"] == 12
+    preset("gpt2")["n_layer"] = 1
+    assert preset("gpt2")["n_layer"] == 12
 
 
 @pytest.mark.parametrize(("n_vocab", "padded"), [(1, 128), (128, 128), (129, 256), (257, 384), (50257, 50304)])

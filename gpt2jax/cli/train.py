@@ -27,7 +27,7 @@ examples:
   gpt2jax train configs/quickstart.yaml --optimizer.learning-rate 1e-3 --training.run-dir runs/faster
   gpt2jax train my_settings.yaml --init-from gpt2-medium
   gpt2jax train configs/quickstart.yaml --mesh.cpu-devices 8 --mesh.fsdp 8
-  gpt2jax train configs/quickstart.yaml --mesh.cpu-devices 8 --mesh.fsdp 4 --mesh.tensor 2 --dry-run
+  gpt2jax train configs/quickstart.yaml --mesh.cpu-devices 8 --mesh.fsdp 8 --dry-run
   gpt2jax train --resume runs/quickstart --training.steps 2000"""
 
 

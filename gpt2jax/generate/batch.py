@@ -10,7 +10,7 @@ import numpy as np
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate import engine
-from gpt2jax.generate.engine import Rows, SamplingState, bucket, row_bucket
+from gpt2jax.generate.engine import Rows, SamplingState
 from gpt2jax.generate.request import (
     Request,
     Row,
@@ -21,6 +21,7 @@ from gpt2jax.generate.request import (
     make_stops,
     stop_tokens,
 )
+from gpt2jax.generate.shapes import bucket, padded, row_bucket
 from gpt2jax.generate.speculate import Draft, speculate, start_draft
 from gpt2jax.model import Cache
 from gpt2jax.parameters import Params
@@ -134,18 +135,13 @@ class Batch:
         kept = [_window(row, self.config.n_ctx) for row in rows]
         offsets = [len(row.text_tokens) - len(window) for row, window in zip(rows, kept, strict=True)]
         prompts = list(dict.fromkeys(map(tuple, kept)))
-        count, unique = self._padded(len(rows)), row_bucket(len(prompts))
-        width = bucket(max(map(len, prompts)), self.config.n_ctx)
+        count = row_bucket(len(rows), self.place)
+        tokens_PT, length_P = padded(prompts, self.config.n_ctx)
         limits = [
             min(self.config.n_ctx, len(window) + row.request.sampling.max_new_tokens - len(row.tokens))
             for row, window in zip(rows, kept, strict=True)
         ]
-        total = bucket(max(width, *limits), self.config.n_ctx)
-        tokens_PT = np.zeros((unique, width), np.int32)
-        length_P = np.ones(unique, np.int32)
-        for number, prompt in enumerate(prompts):
-            tokens_PT[number, : len(prompt)] = prompt
-            length_P[number] = len(prompt)
+        total = bucket(max(tokens_PT.shape[1], *limits), self.config.n_ctx)
         prompt_B = np.array([prompts.index(tuple(window)) for window in kept] + [0] * (count - len(rows)), np.int32)
         device_rows = self._device_rows(rows, count, [len(window) for window in kept], limits, offsets)
         prompts_read = jnp.asarray(tokens_PT), jnp.asarray(length_P), jnp.asarray(prompt_B)
@@ -165,14 +161,6 @@ class Batch:
             place=self.place,
         )
         self._collect()
-
-    def _padded(self, rows: int) -> int:
-        """Rows of the program: a power of two, which the mesh divides."""
-        count = row_bucket(rows)
-        if self.place is None:
-            return count
-        over = self.place.size(self.place.rules.batch)
-        return -(-max(count, over) // over) * over
 
     def _device_rows(
         self, rows: list[Row], count: int, lengths: list[int], limits: list[int], offsets: list[int]

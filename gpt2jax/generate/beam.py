@@ -19,9 +19,10 @@ import numpy as np
 from gpt2jax import model
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.generate.engine import bucket, pin_cache, row_bucket
+from gpt2jax.generate.engine import pin_cache
 from gpt2jax.generate.filters import NEVER, History, Knobs, adjust_logits
 from gpt2jax.generate.request import Request, Row, check_request, make_history, make_knobs, make_stops, stop_tokens
+from gpt2jax.generate.shapes import bucket, row_bucket
 from gpt2jax.model import Cache
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
@@ -219,10 +220,7 @@ def beam_search(
         check_request(number, request, config, end_of_text)
     [width] = widths
     rows = [Row.of(request) for request in requests]
-    count = row_bucket(len(rows))
-    if place is not None:
-        over = place.size(place.rules.batch)
-        count = -(-max(count, over) // over) * over
+    count = row_bucket(len(rows), place)
     lengths = [len(row.text_tokens) for row in rows]
     limits = [min(config.n_ctx, len(row.request.prompt) + row.request.sampling.max_new_tokens) for row in rows]
     tokens_PT = np.zeros((count, bucket(max(lengths), config.n_ctx)), np.int32)

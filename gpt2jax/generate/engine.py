@@ -23,8 +23,6 @@ from gpt2jax.parameters import Parameter, Params
 from gpt2jax.partition import Partition
 from gpt2jax.weights.arrays import DType
 
-SMALLEST_BUCKET = 64
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -69,19 +67,6 @@ class SamplingState:
     """float32."""
     cache: Cache
     """Keys and values of every position before the newest token's."""
-
-
-def bucket(length: int, n_ctx: int) -> int:
-    """The shape that ``length`` is padded to: the next power of two from 64 on, at most ``n_ctx``."""
-    size = SMALLEST_BUCKET
-    while size < length:
-        size *= 2
-    return min(size, n_ctx)
-
-
-def row_bucket(rows: int) -> int:
-    """The number of rows that ``rows`` are filled up to: the next power of two."""
-    return 1 << max(rows - 1, 0).bit_length()
 
 
 def decoding_dtype(config: ModelConfig) -> Callable[[Parameter], DType]:
@@ -149,7 +134,7 @@ def advance(
 
     def body(carry: tuple[jax.Array, SamplingState]) -> tuple[jax.Array, SamplingState]:
         step, state = carry
-        newest_B = jnp.take_along_axis(state.tokens_BS, state.position_B[:, None], axis=1)[:, 0]
+        newest_B = token_at(state.tokens_BS, state.position_B)
         logits_BV, cache = model.decode_step(params, newest_B, state.position_B, state.cache, config)
         return step + 1, append(dataclasses.replace(state, cache=cache), logits_BV, ~state.done_B, config)
 
@@ -197,6 +182,11 @@ def append(state: SamplingState, logits_BV: jax.Array, active_B: jax.Array, conf
         top_token_BSN=jnp.where(at_BS[:, :, None], top_token_BN[:, None], state.top_token_BSN),
         top_log_prob_BSN=jnp.where(at_BS[:, :, None], top_log_prob_BN[:, None], state.top_log_prob_BSN),
     )
+
+
+def token_at(tokens_BS: jax.Array, position_B: jax.Array) -> jax.Array:
+    """Each row's token at its own position."""
+    return jnp.take_along_axis(tokens_BS, position_B[:, None], axis=1)[:, 0]
 
 
 def draw_at(

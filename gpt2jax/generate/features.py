@@ -11,7 +11,7 @@ import numpy as np
 from gpt2jax import model
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.generate.engine import bucket, row_bucket
+from gpt2jax.generate.shapes import by_length, padded
 from gpt2jax.parameters import Params
 
 Pool = Literal["mean", "last", "none"]
@@ -49,16 +49,9 @@ def features(
         if not 1 <= len(tokens) <= config.n_ctx:
             allowed = f"1 to the model's context, {config.n_ctx}"
             raise GPT2JaxError(f"text {number}: {len(tokens)} tokens: should be {allowed}")
-    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     found: dict[int, np.ndarray] = {}
-    for first in range(0, len(order), batch_size):
-        numbers = order[first : first + batch_size]
-        rows = row_bucket(len(numbers))
-        width = bucket(max(len(texts[number]) for number in numbers), config.n_ctx)
-        tokens_BT, length_B = np.zeros((rows, width), np.int32), np.ones(rows, np.int32)
-        for row, number in enumerate(numbers):
-            tokens_BT[row, : len(texts[number])] = texts[number]
-            length_B[row] = len(texts[number])
+    for numbers in by_length(texts, batch_size):
+        tokens_BT, length_B = padded([texts[number] for number in numbers], config.n_ctx)
         pooled = np.asarray(_pooled(params, tokens_BT, length_B, config=config, layer=layer, pool=pool))
         for row, number in enumerate(numbers):
             found[number] = pooled[row, : length_B[row]] if pool == "none" else pooled[row]

@@ -1,7 +1,6 @@
 """Large jobs: a file of prompts to a file of texts, in order, restarted where it stopped."""
 
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
@@ -70,20 +69,10 @@ def run_job(
     index, count = jax.process_index(), jax.process_count()
     if count > 1 and model.place and any(device.process_index != index for device in model.place.mesh.devices.flat):
         raise GPT2JaxError("mesh: over several processes: in a job of several each has prompts of its own to write")
-    fingerprint = _fingerprint(model, prompts, sampling, log_probs, prompt_log_probs, allow_special)
-    work = functools.partial(
-        _run,
-        model,
-        sampling=sampling,
-        batch_size=batch_size,
-        log_probs=log_probs,
-        prompt_log_probs=prompt_log_probs,
-        allow_special=allow_special,
-        progress=progress,
-        fingerprint=fingerprint,
-    )
+    job = _Job(model, sampling, batch_size, log_probs, prompt_log_probs, allow_special)
+    fingerprint = job.fingerprint(prompts)
     if count == 1:
-        done = work(prompts, output)
+        done = _run(job, prompts, output, fingerprint, progress)
         _job_file(output).unlink()
         return done
     parts = [output.with_name(f"{output.name}.{number}-of-{count}") for number in range(count)]
@@ -91,7 +80,7 @@ def run_job(
         _check_same_job(parts[index], fingerprint)
         done = 0
     else:
-        done = work(prompts[index::count], parts[index])
+        done = _run(job, prompts[index::count], parts[index], fingerprint, progress)
     while True:
         missing = [part.name for part in parts if not part.exists()]
         if not missing:
@@ -101,18 +90,76 @@ def run_job(
         time.sleep(1.0)
 
 
-def _run(
-    model: TextModel,
-    prompts: list[str],
-    output: Path,
-    sampling: SamplingConfig,
-    batch_size: int,
-    log_probs: int,
-    prompt_log_probs: bool,
-    allow_special: bool,
-    progress: bool,
-    fingerprint: str,
-) -> int:
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What its lines depend on, and who writes them."""
+
+    model: TextModel
+    sampling: SamplingConfig
+    batch_size: int
+    log_probs: int
+    prompt_log_probs: bool
+    allow_special: bool
+
+    def fingerprint(self, prompts: list[str]) -> str:
+        """Equal for jobs whose lines are the same."""
+        table = np.asarray(self.model.params["wte"][:8]).tobytes()  # Enough to tell one model from another.
+        what = [self.log_probs, self.prompt_log_probs, self.allow_special, prompts]
+        told = [vars(self.model.config), vars(self.sampling), *what, hashlib.sha256(table).hexdigest()]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    def write(self, prompts: list[str]) -> tuple[list[dict[str, Any]], int]:
+        """A line for each of ``prompts``, and how many tokens were drawn for them."""
+        written = self.model.sample(
+            prompts,
+            self.sampling,
+            allow_special=self.allow_special,
+            batch_size=self.batch_size,
+            alternatives=self.log_probs,
+        )
+        lines = [self._of_samples(prompt, samples) for prompt, samples in zip(prompts, written, strict=True)]
+        if self.prompt_log_probs:
+            for line, more in zip(lines, self._of_prompts(prompts), strict=True):
+                line |= more
+        return lines, sum(len(one.tokens) for samples in written for one in samples)
+
+    def _of_samples(self, prompt: str, samples: list[Sample]) -> dict[str, Any]:
+        head = prompt if self.sampling.return_full_text else ""
+        line: dict[str, Any] = {
+            "prompt": prompt,
+            "texts": [head + one.text for one in samples],
+            "finish_reasons": [one.finish for one in samples],
+        }
+        if self.log_probs:
+            line["tokens"] = [one.tokens for one in samples]
+            line["log_probs"] = [[*map(_number, one.log_probs)] for one in samples]
+            line["top_log_probs"] = [_numbers(one.top) for one in samples]
+        return line
+
+    def _of_prompts(self, prompts: list[str]) -> list[dict[str, Any]]:
+        """What a line says of its prompt's tokens, as they were read."""
+        once = dataclasses.replace(self.sampling, num_samples=1, best_of=1)
+        tokens = [request.prompt for request in self.model.requests(prompts, once, self.allow_special)]
+        scores = score(
+            self.model.params, tokens, self.model.config, alternatives=self.log_probs, batch_size=self.batch_size
+        )
+        lines = []
+        for prompt, of in zip(tokens, scores, strict=True):
+            line: dict[str, Any] = {"prompt_tokens": prompt, "prompt_log_probs": [None, *map(_number, of.log_probs)]}
+            lines.append(line | ({"prompt_top_log_probs": [None, *_numbers(of.top)]} if self.log_probs else {}))
+        return lines
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: that of a forced token, or of weights that are NaN."""
+    return None if math.isnan(value) else value
+
+
+def _numbers(top: list[list[tuple[int, float]]]) -> list[list[tuple[int, float | None]]]:
+    return [[(token, _number(value)) for token, value in pairs] for pairs in top]
+
+
+def _run(job: _Job, prompts: list[str], output: Path, fingerprint: str, progress: bool) -> int:
     """Write ``output``; the file that says which job it is of stays beside it."""
     partial = output.with_name(f"{output.name}.partial")
     try:
@@ -122,24 +169,17 @@ def _run(
         else:
             write_text(_job_file(output), fingerprint)
         done = _whole_lines(partial, len(prompts))
-        window = batch_size * WINDOW_BATCHES
+        window = job.batch_size * WINDOW_BATCHES
         started, drawn = time.perf_counter(), 0
         with partial.open("a", encoding="ascii") as file, counter("Writing", len(prompts), progress) as report:
             report(done, "")
             for first in range(done, len(prompts), window):
-                some = prompts[first : first + window]
-                samples = model.sample(
-                    some, sampling, allow_special=allow_special, batch_size=batch_size, alternatives=log_probs
-                )
-                of_prompts: list[dict[str, Any]] = [{} for _ in some]
-                if prompt_log_probs:
-                    of_prompts = _of_prompts(model, some, sampling, allow_special, batch_size, log_probs)
-                for prompt, written, of_prompt in zip(some, samples, of_prompts, strict=True):
-                    file.write(json.dumps(_line(prompt, written, sampling, log_probs) | of_prompt) + "\n")
-                    drawn += sum(len(one.tokens) for one in written)
+                lines, tokens = job.write(prompts[first : first + window])
+                file.write("".join(json.dumps(line) + "\n" for line in lines))
                 file.flush()
                 os.fsync(file.fileno())
-                report(first + len(some), f"{drawn / (time.perf_counter() - started):,.0f} tokens/s")
+                drawn += tokens
+                report(first + len(lines), f"{drawn / (time.perf_counter() - started):,.0f} tokens/s")
         os.replace(partial, output)
     except OSError as error:
         raise GPT2JaxError(f"{output}: cannot be written ({error.strerror or error})") from None
@@ -160,55 +200,6 @@ def _put_together(parts: list[Path], output: Path, fingerprint: str) -> None:
     except (FileNotFoundError, GPT2JaxError):
         if not output.exists():  # Else the other one was quicker.
             raise
-
-
-def _line(prompt: str, samples: list[Sample], sampling: SamplingConfig, log_probs: int) -> dict[str, Any]:
-    head = prompt if sampling.return_full_text else ""
-    line: dict[str, Any] = {
-        "prompt": prompt,
-        "texts": [head + one.text for one in samples],
-        "finish_reasons": [one.finish for one in samples],
-    }
-    if log_probs:
-        line["tokens"] = [one.tokens for one in samples]
-        line["log_probs"] = [[*map(_number, one.log_probs)] for one in samples]
-        line["top_log_probs"] = [one.top for one in samples]
-    return line
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN: that of a forced token, or of weights that are NaN."""
-    return None if math.isnan(value) else value
-
-
-def _of_prompts(
-    model: TextModel, prompts: list[str], sampling: SamplingConfig, allow_special: bool, batch_size: int, top: int
-) -> list[dict[str, Any]]:
-    """What a line says of its prompt's tokens, as they were read."""
-    once = dataclasses.replace(sampling, num_samples=1, best_of=1)
-    tokens = [request.prompt for request in model.requests(prompts, once, allow_special)]
-    lines = []
-    for prompt, of in zip(
-        tokens, score(model.params, tokens, model.config, alternatives=top, batch_size=batch_size), strict=True
-    ):
-        line: dict[str, Any] = {"prompt_tokens": prompt, "prompt_log_probs": [None, *map(_number, of.log_probs)]}
-        lines.append(line | ({"prompt_top_log_probs": [None, *of.top]} if top else {}))
-    return lines
-
-
-def _fingerprint(
-    model: TextModel,
-    prompts: list[str],
-    sampling: SamplingConfig,
-    log_probs: int,
-    prompt_log_probs: bool,
-    allow_special: bool,
-) -> str:
-    """Equal for jobs whose lines are the same."""
-    table = np.asarray(model.params["wte"][:8]).tobytes()  # Enough to tell one model from another.
-    what = [log_probs, prompt_log_probs, allow_special, prompts]
-    told = [vars(model.config), vars(sampling), *what, hashlib.sha256(table).hexdigest()]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def _job_file(output: Path) -> Path:

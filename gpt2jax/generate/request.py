@@ -11,8 +11,8 @@ import numpy as np
 
 from gpt2jax.config import ModelConfig, SamplingConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.generate.engine import row_bucket
 from gpt2jax.generate.filters import History, Knobs
+from gpt2jax.generate.shapes import row_bucket
 
 Finish = Literal["stop", "length", "context"]
 

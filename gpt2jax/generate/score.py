@@ -11,8 +11,9 @@ import numpy as np
 from gpt2jax import model
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.generate.engine import bucket, log_probs, row_bucket
+from gpt2jax.generate.engine import log_probs
 from gpt2jax.generate.request import check_alternatives
+from gpt2jax.generate.shapes import by_length, padded
 from gpt2jax.parameters import Params
 
 # Positions whose logits exist at once.
@@ -50,13 +51,8 @@ def score(
         if not 0 <= min(text) <= max(text) < config.n_vocab:
             raise GPT2JaxError(f"text {number}: a token outside of the vocabulary of {config.n_vocab:,}")
     scores: dict[int, Score] = {}
-    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-    for first in range(0, len(order), batch_size):
-        numbers = order[first : first + batch_size]
-        width = bucket(max(len(texts[number]) for number in numbers), config.n_ctx)
-        tokens_BT = np.zeros((row_bucket(len(numbers)), width), np.int32)
-        for row, number in enumerate(numbers):
-            tokens_BT[row, : len(texts[number])] = texts[number]
+    for numbers in by_length(texts, batch_size):
+        tokens_BT, _ = padded([texts[number] for number in numbers], config.n_ctx)
         log_prob_BT, token_BTN, top_BTN = map(
             np.asarray, _score(params, jnp.asarray(tokens_BT), config=config, alternatives=alternatives)
         )

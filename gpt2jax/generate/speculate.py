@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from gpt2jax import model
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.generate.engine import SamplingState, append, draw_at, pin, pin_cache
+from gpt2jax.generate.engine import SamplingState, append, draw_at, pin, pin_cache, token_at
 from gpt2jax.model import Cache
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
@@ -91,7 +91,7 @@ def speculate(
         count, state, draft_cache = carry
         # At the end of the room the window begins earlier, with tokens that have been read before.
         first_B = jnp.minimum(state.position_B, state.tokens_BS.shape[1] - width)
-        token_B, history, tokens = _at(state.tokens_BS, first_B), state.history, []
+        token_B, history, tokens = token_at(state.tokens_BS, first_B), state.history, []
         for offset in range(width):
             tokens.append(token_B)
             position_B = first_B + offset
@@ -100,13 +100,14 @@ def speculate(
                 drafted_B = draw_at(rows, history, logits_BV, position_B + 1, config)
                 known_B = position_B + 1 <= state.position_B
                 history = history.add(drafted_B, ~known_B)
-                token_B = jnp.where(known_B, _at(state.tokens_BS, position_B + 1), drafted_B)
+                token_B = jnp.where(known_B, token_at(state.tokens_BS, position_B + 1), drafted_B)
         tokens_BT = jnp.stack(tokens, axis=1)
         logits_BTV, cache = model.decode_steps(params, tokens_BT, first_B, state.cache, config)
         state = dataclasses.replace(state, cache=cache)
         for offset in range(width):
             # The row's newest token is the one that was read here, or this draft went another way before.
-            same_B = (state.position_B == first_B + offset) & (_at(state.tokens_BS, state.position_B) == tokens[offset])
+            here_B = state.position_B == first_B + offset
+            same_B = here_B & (token_at(state.tokens_BS, state.position_B) == tokens[offset])
             state = append(state, logits_BTV[:, offset], same_B & ~state.done_B, config)
         return count + 1, pin(state, place), pin_cache(draft_cache, place)
 
@@ -115,7 +116,3 @@ def speculate(
 
     count, state, draft_cache = jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), state, draft_cache))
     return pin(state, place), pin_cache(draft_cache, place), count
-
-
-def _at(tokens_BS: jax.Array, position_B: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(tokens_BS, position_B[:, None], axis=1)[:, 0]

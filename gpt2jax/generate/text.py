@@ -16,6 +16,7 @@ from gpt2jax.generate.beam import beam_search
 from gpt2jax.generate.engine import decoding_dtype, decoding_params
 from gpt2jax.generate.request import Finish, Request, Row, check_alternatives, check_sampling
 from gpt2jax.generate.score import Score, score
+from gpt2jax.generate.shapes import by_length
 from gpt2jax.generate.speculate import Draft
 from gpt2jax.generate.stream import TextStream
 from gpt2jax.parameters import Params
@@ -160,10 +161,8 @@ class TextModel:
         if sampling.beams > 1:
             return self._search(self.requests(prompts, sampling, allow_special), sampling, batch_size)
         requests = self.requests(prompts, sampling, allow_special)
-        order = sorted(range(len(requests)), key=lambda number: len(requests[number].prompt))
         done: dict[int, Sample] = {}
-        for first in range(0, len(order), batch_size):
-            numbers = order[first : first + batch_size]
+        for numbers in by_length([request.prompt for request in requests], batch_size):
             batch = self._batch([requests[number] for number in numbers], alternatives)
             streams = [TextStream(self.encoding, sampling.stop) for _ in numbers]
             for _ in self._pieces(batch, streams, STOP_STRIDE if sampling.stop else self.config.n_ctx):
@@ -181,10 +180,9 @@ class TextModel:
     def _search(self, requests: list[Request], sampling: SamplingConfig, batch_size: int) -> list[list[Sample]]:
         if self.draft is not None:
             raise GPT2JaxError(f"sampling.beams: {sampling.beams}: beam search has no use for a draft")
-        order = sorted(range(len(requests)), key=lambda number: len(requests[number].prompt))
-        at_once, done = max(batch_size // sampling.beams, 1), {}
-        for first in range(0, len(order), at_once):
-            numbers = order[first : first + at_once]
+        done: dict[int, list[Sample]] = {}
+        at_once = max(batch_size // sampling.beams, 1)
+        for numbers in by_length([request.prompt for request in requests], at_once):
             some = [requests[number] for number in numbers]
             found = beam_search(
                 self.params, some, self.config, end_of_text=end_of_text(self.encoding), place=self.place

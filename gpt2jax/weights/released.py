@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Literal
 
-from gpt2jax.config import ALIASES, PRESETS
 from gpt2jax.errors import GPT2JaxError, nearest
+from gpt2jax.presets import ALIASES, PRESETS
 from gpt2jax.weights.vocabulary import ENCODER_SHA256
 
 Publisher = Literal["openai", "huggingface"]

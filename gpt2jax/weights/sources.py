@@ -6,10 +6,11 @@ from typing import NamedTuple
 import jax
 import tiktoken
 
-from gpt2jax.config import ALIASES, PRESETS, MeshConfig, ModelConfig
+from gpt2jax.config import MeshConfig, ModelConfig
 from gpt2jax.errors import GPT2JaxError, nearest
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition, make_mesh
+from gpt2jax.presets import ALIASES, PRESETS
 from gpt2jax.weights.download import cached, download
 from gpt2jax.weights.huggingface import is_huggingface, is_weights_file, read_huggingface
 from gpt2jax.weights.llmc import is_llmc, read_llmc

@@ -13,8 +13,9 @@ from gpt2jax import model
 from gpt2jax.config import ModelConfig, SamplingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.batch import Batch
-from gpt2jax.generate.engine import bucket, decoding_params
+from gpt2jax.generate.engine import decoding_params
 from gpt2jax.generate.request import Request
+from gpt2jax.generate.shapes import bucket
 from gpt2jax.parameters import Params
 from tests.generate.helpers import GREEDY, batch_of, naive, next_logits, prompts_of, rows_of, sampling, write
 from tests.helpers import TINY, Checkpoint, place_on

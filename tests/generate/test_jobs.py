@@ -133,6 +133,8 @@ def test_log_probabilities_of_prompts_are_in_the_lines(writer: TextModel, tmp_pa
     assert [len(line["prompt_tokens"]) for line in lines] == [3, 1, 61]  # As they were read.
     [score] = writer.score(["abc"], alternatives=2)
     assert lines[0]["prompt_log_probs"] == [None, *score.log_probs]
+    [other] = writer.score(["acb"])
+    assert lines[0]["prompt_log_probs"] != [None, *other.log_probs]
     assert lines[0]["prompt_top_log_probs"][1:] == [[list(pair) for pair in top] for top in score.top]
     assert all(len(line["prompt_log_probs"]) == len(line["prompt_tokens"]) for line in lines)
 

@@ -80,6 +80,10 @@ def test_the_end_of_the_context_is_written_too(hf_tiny: Checkpoint) -> None:
         wanted = batch(hf_tiny, requests, None).run()[0]
         found = batch(hf_tiny, requests, draft_of(hf_tiny, 0.02, 5)).run()[0]
         assert (found.tokens, found.finish) == (wanted.tokens, "context")
+        other = [Request((*requests[0].prompt[:-1], 7), GREEDY)]
+        elsewhere = batch(hf_tiny, other, draft_of(hf_tiny, 0.02, 5)).run()[0]
+        assert np.allclose(found.log_probs, wanted.log_probs, rtol=0, atol=1e-4)
+        assert not np.allclose(elsewhere.log_probs, wanted.log_probs, rtol=0, atol=1e-4)
         assert len(found.tokens) == config.n_ctx - length
 
 
@@ -91,7 +95,9 @@ def test_streamed_by_rounds_it_is_the_same(hf_tiny: Checkpoint) -> None:
         streamed.advance(1)
         lengths.append(len(streamed.rows[2].tokens))
     assert len(set(lengths)) > 2
-    assert [row.tokens for row in streamed.rows] == [row.tokens for row in batch(hf_tiny, requests, None).run()]
+    wanted = [row.tokens for row in batch(hf_tiny, requests, None).run()]
+    assert [row.tokens for row in streamed.rows] == wanted
+    assert [row.tokens for row in streamed.rows] != wanted[::-1]
 
 
 def test_on_a_mesh_it_is_the_same(hf_tiny: Checkpoint) -> None:
@@ -104,6 +110,7 @@ def test_on_a_mesh_it_is_the_same(hf_tiny: Checkpoint) -> None:
     spread = Batch(params, requests, hf_tiny.config, place=place, draft=draft)
     assert [row.tokens for row in spread.run()] == [row.tokens for row in wanted.rows]
     assert spread.rounds == wanted.rounds
+    assert len({tuple(row.tokens) for row in wanted.rows}) == 4  # Rows that went astray would show.
 
 
 def test_drawn_tokens_have_the_models_distribution(hf_tiny: Checkpoint) -> None:

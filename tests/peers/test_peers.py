@@ -13,13 +13,14 @@ import pytest
 import tiktoken
 
 from gpt2jax import parameters, tokenizer
-from gpt2jax.config import ModelConfig, SamplingConfig, preset
+from gpt2jax.config import ModelConfig, SamplingConfig
 from gpt2jax.generate.batch import Batch
 from gpt2jax.generate.beam import beam_search
 from gpt2jax.generate.engine import decoding_params
 from gpt2jax.generate.request import Request
 from gpt2jax.model import forward
 from gpt2jax.parameters import Params
+from gpt2jax.presets import preset
 from gpt2jax.weights.layout import NANOGPT, OPENAI
 from gpt2jax.weights.weights import HeldWeights, Origin
 from tests.helpers import distance
@@ -77,8 +78,11 @@ def test_peers_read_what_is_written(name: str, tmp_path: Path) -> None:
     assert np.array_equal(np.concatenate([tokens_BT, new], axis=1), found["huggingface/greedy"])
 
     stops = tuple(range(3, config.n_vocab, 9))
-    for penalty in (-1.0, 0.0, 1.0, 2.0):
-        _compare_beams(weights, tokens_BT.tolist(), penalty, stops, found[f"huggingface/beams/{penalty}"])
+    beams = {
+        penalty: _compare_beams(weights, tokens_BT.tolist(), penalty, stops, found[f"huggingface/beams/{penalty}"])
+        for penalty in (-1.0, 0.0, 1.0, 2.0)
+    }
+    assert beams[-1.0] != beams[2.0]
 
     assert encoding is not None
     assert says["ids"] == [encoding.encode_ordinary(text) for text in texts]
@@ -107,8 +111,8 @@ def _noisy(config: ModelConfig) -> Params:
 
 def _compare_beams(
     weights: HeldWeights, prompts: list[list[int]], penalty: float, stops: tuple[int, ...], theirs: np.ndarray
-) -> None:
-    """Four beams of each prompt, best first, with transformers' stop tokens and padding taken off."""
+) -> list[list[int]]:
+    """The texts of four beams of each prompt, best first, with transformers' stop tokens and padding taken off."""
     settings = SamplingConfig(beams=4, max_new_tokens=10, length_penalty=penalty, stop_tokens=stops)
     requests = [Request(tuple(prompt), settings) for prompt in prompts]
     found = beam_search(decoding_params(weights.params, weights.config), requests, weights.config)
@@ -117,6 +121,7 @@ def _compare_beams(
         ends = [at for at, token in enumerate(text) if token in stops]
         wanted.append(text[: ends[0]] if ends else text)
     assert [row.tokens for rows in found for row in rows] == wanted
+    return wanted
 
 
 def _compare(found: Any, prefix: str, layout: Any, weights: HeldWeights) -> int:

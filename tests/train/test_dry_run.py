@@ -6,9 +6,10 @@ import jax
 import pytest
 
 from gpt2jax.cli import main
-from gpt2jax.config import Config, MeshConfig, ModelConfig, TrainingConfig, preset
+from gpt2jax.config import Config, MeshConfig, ModelConfig, TrainingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.partition import Partition, check_whole, make_mesh
+from gpt2jax.presets import preset
 from gpt2jax.train.dry_run import collectives, dry_run, shards, step
 
 GOLDEN = Path(__file__).parents[1] / "golden"

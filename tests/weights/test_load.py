@@ -101,6 +101,7 @@ def test_blocks_can_be_loaded_one_by_one(tmp_path: Path) -> None:
     for to in ("huggingface", "orbax", "openai"):
         found = load_params(open_weights(write(weights, tmp_path, to)), place, dtype=dtype, stacked=False)
         assert same(found, parameters.unstack(wanted, TINY))
+        assert not same(found | {"h": found["h"][::-1]}, parameters.unstack(wanted, TINY))
         assert found["h"][1]["attn"]["c_attn"]["kernel"].dtype == jnp.bfloat16
         whole = wanted["h"]["attn"]["c_attn"]["kernel"].addressable_shards[0].data.shape
         assert all(

@@ -1,0 +1,44 @@
+"""Shapes that work is padded to, so that few programs are compiled, and who is computed with whom."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from gpt2jax.partition import Partition
+
+SMALLEST_BUCKET = 64
+
+
+def bucket(length: int, n_ctx: int) -> int:
+    """The shape that ``length`` is padded to: the next power of two from 64 on, at most ``n_ctx``."""
+    size = SMALLEST_BUCKET
+    while size < length:
+        size *= 2
+    return min(size, n_ctx)
+
+
+def row_bucket(rows: int, place: Partition | None = None) -> int:
+    """The number of rows that ``rows`` are filled up to: the next power of two, and what ``place`` divides."""
+    count = 1 << max(rows - 1, 0).bit_length()
+    if place is None:
+        return count
+    over = place.size(place.rules.batch)
+    return -(-max(count, over) // over) * over
+
+
+def by_length(texts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Numbers of ``texts`` in batches of like length, so that little is padding."""
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    for first in range(0, len(order), batch_size):
+        yield order[first : first + batch_size]
+
+
+def padded(texts: Sequence[Sequence[int]], n_ctx: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens [B, T] of ``texts`` and their lengths [B], int32; filled up on the right, and with rows of length 1."""
+    rows = row_bucket(len(texts))
+    tokens_BT = np.zeros((rows, bucket(max(map(len, texts)), n_ctx)), np.int32)
+    length_B = np.ones(rows, np.int32)
+    for row, tokens in enumerate(texts):
+        tokens_BT[row, : len(tokens)] = tokens
+        length_B[row] = len(tokens)
+    return tokens_BT, length_B
