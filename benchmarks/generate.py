@@ -4,8 +4,8 @@
 
 The peer's environment needs torch and transformers (tests/peers/requirements.txt). Writes benchmarks/results/
 generate.md. Weights are random, float32; 32-token prompts, 64 new tokens. The peer runs with its dynamic and with its
-static cache; the ratio is to whichever is faster in that round. The floor is the time that one core's threads need to
-read the weights, and the cache that is full on average, at the speed at which NumPy copies memory here.
+static cache; the ratio is to whichever is faster in that round. The floor is the time in which the weights, and the
+cache as full as it is on average, could be read once at the speed at which NumPy copies memory (on one core).
 """
 
 import argparse
