@@ -1,4 +1,4 @@
-"""Causal attention, with heads outside of positions: [B, H, T, K].
+"""Causal attention, with heads outside of positions: [B, H, T, K]; and which kernel computes it.
 
 In that layout each head's products are plain matrix products over contiguous memory; with heads inside
 ([B, T, H, K]) they run at less than half the speed on CPU.
@@ -7,9 +7,71 @@ In that layout each head's products are plain matrix products over contiguous me
 import jax
 import jax.numpy as jnp
 
+from gpt2jax import kernels
+from gpt2jax.config import ModelConfig
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.partition import Partition
+
 # Queries are cut into blocks of this many positions, each against only the keys it may see: at 4 blocks
 # that skips three eighths of the work, with more of them close to half.
 QUERY_BLOCK = 128
+
+
+def choose(config: ModelConfig, length: int, dtype: jnp.dtype, platform: str, dropout: bool) -> tuple[str, str]:
+    """The kernel for whole sequences: ``xla`` (this module's), ``splash`` or ``cudnn``.
+
+    ``model.attention`` names one; ``auto`` takes splash on TPU and cuDNN on GPU where they can, xla elsewhere.
+
+    Args:
+        dtype: of the matrix products.
+        platform: of the devices: ``cpu``, ``gpu`` or ``tpu``.
+        dropout: whether attention weights are dropped, which xla alone does.
+
+    Returns:
+        Its name, and a note for people: why ``auto`` could not take the faster one, or what is slow; often empty.
+
+    Raises:
+        GPT2JaxError: the kernel that ``model.attention`` names cannot compute this.
+    """
+    asked = config.attention
+    name = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "xla") if asked == "auto" else asked
+    lacks = "it drops no attention weights (model.dropout)" if dropout and name != "xla" else None
+    if lacks is None and name == "splash":
+        lacks = "there is no TPU" if platform == "gpu" else kernels.splash_lacks(length)
+    elif lacks is None and name == "cudnn":
+        lacks = kernels.cudnn_lacks(config.head_dim, dtype)
+    if lacks is None:
+        slow = name == "splash" and platform == "cpu"
+        return name, "interpreted, which is for tests: there is no TPU" if slow else ""
+    if asked != "auto":
+        raise GPT2JaxError(f"model.attention: {asked!r}: {lacks}; should be 'auto' or 'xla'")
+    return "xla", f"not {name}: {lacks}"
+
+
+def attend(
+    config: ModelConfig,
+    q_BHTK: jax.Array,
+    k_BHTK: jax.Array,
+    v_BHTK: jax.Array,
+    partition: Partition | None,
+    dropout_key: jax.Array | None,
+) -> jax.Array:
+    """Causal attention of whole sequences by the kernel that :func:`choose` names; as :func:`causal_attention`.
+
+    Args:
+        partition: where the arrays lie. Without one, ``auto`` leaves splash alone, which must know.
+        dropout_key: turns dropout of attention weights on.
+    """
+    platform = partition.mesh.devices.flat[0].platform if partition else jax.default_backend()
+    dropout = dropout_key is not None and config.dropout > 0
+    name = "xla"
+    if partition or config.attention != "auto" or platform != "tpu":
+        name, _ = choose(config, q_BHTK.shape[2], q_BHTK.dtype, platform, dropout)
+    if name == "splash":
+        return kernels.splash_attention(q_BHTK, k_BHTK, v_BHTK, partition, interpret=platform != "tpu")
+    if name == "cudnn":
+        return kernels.cudnn_attention(q_BHTK, k_BHTK, v_BHTK)
+    return causal_attention(q_BHTK, k_BHTK, v_BHTK, config.dropout, dropout_key)
 
 
 def causal_attention(

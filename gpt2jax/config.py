@@ -89,6 +89,8 @@ class ModelConfig:
     human-preferences: OpenAI's later code's, by fan-in, best for narrow models. See gpt2jax.parameters.init."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Dtype of matrix products; auto is bfloat16 on TPU and GPU, float32 on CPU."""
+    attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"
+    """Kernel of whole sequences: auto is splash on TPU and cuDNN on GPU where they can, xla elsewhere."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass computes again: nothing, all but matrix products, or everything in a block."""
     scan_unroll: Count = 1

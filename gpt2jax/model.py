@@ -4,6 +4,7 @@ Names carry shapes: B batch, T query positions, S cache positions, D width, H he
 V padded vocabulary, L layers.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from gpt2jax import parameters
-from gpt2jax.attention import cached_attention, causal_attention
+from gpt2jax.attention import attend, cached_attention
 from gpt2jax.config import ModelConfig
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
@@ -98,6 +99,8 @@ class Dense(_Module):
 
 
 class Attention(_Module):
+    partition: Partition | None = None
+
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, cache: dict[str, jax.Array] | None, position_B: jax.Array | None, deterministic: bool
@@ -116,7 +119,7 @@ class Attention(_Module):
         q_BHTK, k_BHTK, v_BHTK = qkv_CBHTK
         if cache is None or position_B is None:
             key = None if deterministic or config.dropout == 0.0 else self.make_rng("dropout")
-            out_BHTK = causal_attention(q_BHTK, k_BHTK, v_BHTK, config.dropout, key)
+            out_BHTK = attend(config, q_BHTK, k_BHTK, v_BHTK, self.partition, key)
             cache = {"k": k_BHTK, "v": v_BHTK}
         else:
             cache = {"k": _write(cache["k"], k_BHTK, position_B), "v": _write(cache["v"], v_BHTK, position_B)}
@@ -148,7 +151,7 @@ class Block(_Module):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         config = self.config
         dropout = nn.Dropout(config.dropout, deterministic=deterministic)
-        branch_BTD, cache = Attention(config, name="attn")(
+        branch_BTD, cache = Attention(config, self.partition, name="attn")(
             LayerNorm(config, "h/ln_1", name="ln_1")(x_BTD), cache, position_B, deterministic
         )
         x_BTD = x_BTD + dropout(branch_BTD)
@@ -339,7 +342,8 @@ def _block(
     config: ModelConfig,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """One block of the unstacked stack; jitted, so that the layers are traced once and not one by one."""
-    return Block(config).apply({"params": layer_params}, x_BTD, cache, position_B, True)
+    # The kernel that a model was trained with may not be here, nor take a prompt's length.
+    return Block(dataclasses.replace(config, attention="auto")).apply({"params": layer_params}, x_BTD, cache, position_B, True)
 
 
 def head(params: Params, x_BTD: jax.Array, config: ModelConfig) -> jax.Array:

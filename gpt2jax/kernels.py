@@ -1,0 +1,91 @@
+"""Attention kernels of other hands, behind one signature: JAX's splash attention for TPU, cuDNN's for GPU.
+
+Each takes queries, keys and values [B, H, T, K] of whole sequences and attends causally, softmax in float32, scores
+scaled by 1/sqrt(K).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from gpt2jax.partition import Partition
+
+# Positions that splash attention reads at once. Its own default, 128, is for the smallest of inputs.
+SPLASH_BLOCK = 512
+
+
+def splash_lacks(length: int) -> str | None:
+    """Why splash attention cannot take sequences of this length, or None."""
+    return f"it takes whole blocks of 128 positions, not {length}" if length % 128 else None
+
+
+def splash_attention(
+    q_BHTK: jax.Array, k_BHTK: jax.Array, v_BHTK: jax.Array, partition: Partition | None, *, interpret: bool
+) -> jax.Array:
+    """``jax.experimental.pallas.ops.tpu.splash_attention``, each device over its own rows and heads.
+
+    Args:
+        partition: where the arrays lie; None: whole on one device. The compiler cannot cut a kernel by itself.
+        interpret: compute it without a TPU, slowly.
+    """
+    scaled_BHTK = q_BHTK * q_BHTK.shape[-1] ** -0.5  # The kernel does not scale.
+    if partition is None:
+        return _splash(scaled_BHTK, k_BHTK, v_BHTK, interpret)
+    spec = partition.rules.spec("batch", "heads", None, None)
+    attend = functools.partial(_splash, interpret=interpret)
+    # check_vma: Pallas does not say how its results vary over the mesh.
+    return jax.shard_map(
+        attend, mesh=partition.mesh, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False
+    )(scaled_BHTK, k_BHTK, v_BHTK)
+
+
+def _splash(q_BHTK: jax.Array, k_BHTK: jax.Array, v_BHTK: jax.Array, interpret: bool) -> jax.Array:
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    heads, length = q_BHTK.shape[1:3]
+    block = next(size for size in (SPLASH_BLOCK, 256, 128) if length % size == 0)
+    sizes = splash.BlockSizes(
+        block_q=block, block_kv=block, block_kv_compute=block,
+        block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block, use_fused_bwd_kernel=True,
+    )  # fmt: skip
+    mask = masks.MultiHeadMask([masks.CausalMask((length, length)) for _ in range(heads)])
+    kernel = splash.make_splash_mha(mask=mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
+    return jax.vmap(kernel)(q_BHTK, k_BHTK, v_BHTK)
+
+
+def cudnn_lacks(head_dim: int, dtype: jnp.dtype) -> str | None:
+    """Why cuDNN's attention cannot take these arrays, or is not there; None when it works."""
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return f"it multiplies bfloat16 and float16, not {dtype}"
+    if head_dim % 8 or head_dim > 128:
+        return f"it takes heads of 8 to 128 numbers in steps of 8, not {head_dim}"
+    return _cudnn_fails()
+
+
+@functools.cache
+def _cudnn_fails() -> str | None:
+    """Try it once on this machine, forward and backward."""
+    if jax.default_backend() != "gpu":
+        return "there is no GPU"
+
+    def attend(q_BHTK: jax.Array) -> jax.Array:
+        return cudnn_attention(q_BHTK, q_BHTK, q_BHTK).astype(jnp.float32).sum()
+
+    try:
+        with jax.ensure_compile_time_eval():
+            jax.block_until_ready(jax.jit(jax.grad(attend))(jnp.ones((1, 1, 128, 64), jnp.bfloat16)))
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        return str(error).strip().splitlines()[0][:200]
+    return None
+
+
+def cudnn_attention(q_BHTK: jax.Array, k_BHTK: jax.Array, v_BHTK: jax.Array) -> jax.Array:
+    """``jax.nn.dot_product_attention`` by cuDNN: causal alone, since a mask would be stored as a bias [B, H, T, T].
+
+    It is cut along batch and heads by itself.
+    """
+    q_BTHK, k_BTHK, v_BTHK = (array.transpose(0, 2, 1, 3) for array in (q_BHTK, k_BHTK, v_BHTK))
+    out_BTHK = jax.nn.dot_product_attention(q_BTHK, k_BTHK, v_BTHK, is_causal=True, implementation="cudnn")
+    return out_BTHK.transpose(0, 2, 1, 3)

@@ -1,0 +1,275 @@
+"""What a compiled program does, read from its HLO text: traffic to memory, the compiler's cycles, collectives.
+
+XLA's own ``cost_analysis`` counts a loop's body once, however often it turns; here each instruction counts as often as
+it runs.
+"""
+
+import dataclasses
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+_BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "f8e4m3fn": 8, "f8e5m2": 8, "s16": 16, "u16": 16, "bf16": 16}
+_BITS |= {"f16": 16, "s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64": 64, "c64": 64}
+_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
+_BEGINS = re.compile(r"\s+(ROOT )?%?[\w.-]+ = ")
+# What names or rearranges data that is there, or waits for an instruction that has been counted.
+_FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id"}
+_SLICES = {"dynamic-slice", "slice", "gather"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    name: str
+    shape: str
+    opcode: str
+    arguments: str
+    attributes: str
+
+    @property
+    def operands(self) -> list[str]:
+        return re.findall(r"%([\w.-]+)", self.arguments)
+
+    def called(self, role: str) -> str:
+        """The computation that the instruction uses as its ``role``; KeyError without one."""
+        found = re.search(rf"\b{role}=%?([\w.-]+)", self.attributes)
+        if not found:
+            raise KeyError(f"{self.name}: no {role}")
+        return found.group(1)
+
+    def number(self, key: str) -> float:
+        """A number among the compiler's notes on this instruction, 0 without."""
+        found = re.search(rf'"{key}":"?(\d+)', self.attributes)
+        return float(found.group(1)) if found else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """All runs in a program of one kind of exchange among groups of one size."""
+
+    kind: str
+    devices: int
+    """How many exchange with each other."""
+    hidden: bool
+    """Whether the program goes on computing meanwhile."""
+    count: int
+    bytes: float
+    """Of the largest of operands and result on one device, over all runs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one device does in one run of a program."""
+
+    memory_bytes: float
+    """Read from and written to the device's memory, without collectives."""
+    cycles: float
+    """The compiler's own estimate over all instructions but collectives and kernels; 0 where it makes none."""
+    collectives: tuple[Collective, ...]
+
+
+Program = dict[str, list[Instruction]]
+
+
+def work(text: str) -> Work:
+    """Read an HLO text (``compiled.as_text()``), counting an instruction in a loop as often as the loop turns."""
+    program, entry = parse(text)
+    memory = cycles = 0.0
+    exchanges: dict[tuple[str, int, bool], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    for home, instruction, times in executed(program, entry):
+        kind = instruction.opcode.removesuffix("-start")
+        if kind in COLLECTIVES:
+            hidden = instruction.opcode != kind
+            key = (kind, _group_size(instruction), hidden)
+            count, size = exchanges[key]
+            exchanges[key] = (count + times, size + times * _exchanged(program[home], instruction))
+        else:
+            memory += times * _traffic(program, home, instruction)
+            cycles += times * instruction.number("estimated_cycles")
+    collectives = (Collective(*key, count, size) for key, (count, size) in sorted(exchanges.items()))
+    return Work(memory, cycles, tuple(collectives))
+
+
+def parse(text: str) -> tuple[Program, str]:
+    """The computations of an HLO text, and the name of the one that the program enters."""
+    program: Program = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        if line.endswith("{") and " = " not in line and not line.startswith((" ", "HloModule")):
+            name = line.removeprefix("ENTRY ").split(" ", 1)[0].lstrip("%")
+            entry = name if line.startswith("ENTRY ") else entry
+            current = program.setdefault(name, [])
+        elif line == "}":
+            current = None
+        elif current is not None and _BEGINS.match(line):  # Some go on in further lines, with notes of a kernel.
+            current.append(_instruction(line))
+    return program, entry
+
+
+def _instruction(line: str) -> Instruction:
+    name, rest = line.strip().removeprefix("ROOT ").split(" = ", 1)
+    end = _closing(rest) + 1 if rest.startswith("(") else rest.index(" ")
+    opcode, _, tail = rest[end:].lstrip().partition("(")
+    close = _closing("(" + tail) - 1
+    return Instruction(name.lstrip("%"), rest[:end], opcode, tail[:close], tail[close + 1 :])
+
+
+def _closing(text: str) -> int:
+    """Where the parenthesis that ``text`` begins with is closed."""
+    depth = 0
+    for found in re.finditer(r"[()]", text):
+        depth += 1 if found.group() == "(" else -1
+        if depth == 0:
+            return found.start()
+    raise ValueError(f"not closed: {text[:80]}")
+
+
+def executed(program: Program, computation: str, times: int = 1) -> Iterator[tuple[str, Instruction, int]]:
+    """Every instruction that runs by itself, the computation it stands in, and how often it runs.
+
+    What is inside a fusion runs as the fusion; of a conditional every branch is counted.
+    """
+    for instruction in program[computation]:
+        if instruction.opcode == "while":
+            turns = _turns(instruction, program[instruction.called("condition")])
+            yield from executed(program, instruction.called("body"), times * turns)
+        elif instruction.opcode == "conditional":
+            branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
+            names = branches.group(1).replace("%", "").split(", ") if branches else []
+            for name in names or [instruction.called("true_computation"), instruction.called("false_computation")]:
+                yield from executed(program, name, times)
+        elif instruction.opcode == "call":
+            yield from executed(program, instruction.called("to_apply"), times)
+        elif instruction.opcode == "async-start":
+            yield from executed(program, instruction.called("calls"), times)
+        else:
+            yield computation, instruction, times
+
+
+def _turns(loop: Instruction, condition: list[Instruction]) -> int:
+    """Of a loop that counts from 0 to a constant, as JAX's scans do; 1 where the end is not a constant."""
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
+    if known:
+        return int(known.group(1))
+    ends = [int(part.arguments) for part in condition if part.opcode == "constant" and part.arguments.isdecimal()]
+    return max(ends, default=1)
+
+
+def _traffic(program: Program, home: str, instruction: Instruction) -> float:
+    """Bytes of the device's memory that an instruction reads and writes."""
+    opcode = instruction.opcode
+    if opcode in _FREE or opcode.endswith("-done"):
+        return 0.0
+    if opcode == "copy-start":  # Its shape names both ends.
+        return _stored(instruction.shape)
+    if opcode in ("slice-start", "dynamic-slice-start"):
+        return _payload(instruction.shape[instruction.shape.index(")") :])
+    if opcode in _SLICES:
+        return _payload(instruction.shape) + _stored(instruction.shape)
+    shapes = {part.name: part.shape for part in program[home]}
+    given = [shapes.get(name, "") for name in instruction.operands]
+    if opcode == "dynamic-update-slice":
+        return 2 * _stored(given[1])
+    if opcode == "custom-call" and "AllocateBuffer" in instruction.attributes:
+        return 0.0
+    if opcode == "fusion":
+        return _fusion_traffic(program, instruction, given)
+    return sum(map(_stored, given)) + _stored(instruction.shape)
+
+
+def _fusion_traffic(program: Program, fusion: Instruction, given: list[str]) -> float:
+    """As :func:`_traffic`; of an array that a fusion only cuts from or writes into, the part alone is moved."""
+    inside = program[fusion.called("calls")]
+    total = 0.0
+    for part in inside:
+        if part.opcode != "parameter":
+            continue
+        shape, uses = given[int(part.arguments)], _readers(program, inside, part.name)
+        if uses and all(use.opcode in _SLICES | {"dynamic-update-slice"} for use in uses):
+            cut = sum(_payload(use.shape) for use in uses if use.opcode in _SLICES)
+            total += min(cut, _stored(shape))
+        else:
+            total += _stored(shape)
+    root = inside[-1]
+    names = root.operands if root.opcode == "tuple" else [root.name]
+    shapes = [found.group() for found in _SHAPE.finditer(fusion.shape)]
+    return total + sum(
+        min(_written(program, inside, name), _stored(shape)) for name, shape in zip(names, shapes, strict=True)
+    )
+
+
+def _readers(program: Program, home: list[Instruction], name: str) -> list[Instruction]:
+    """What reads ``name`` in a fused computation, behind bitcasts and in fusions within it."""
+    found = []
+    for part in home:
+        for place, operand in enumerate(part.operands):
+            if operand != name:
+                continue
+            if part.opcode == "bitcast":
+                found += _readers(program, home, part.name)
+            elif part.opcode == "fusion":
+                within = program[part.called("calls")]
+                same = [one for one in within if one.opcode == "parameter" and int(one.arguments) == place]
+                found += _readers(program, within, same[0].name) if same else []
+            else:
+                found.append(part)
+    return found
+
+
+def _written(program: Program, home: list[Instruction], name: str) -> float:
+    """Bytes of the part of ``name`` that is new, when it is an array written into; infinite when all of it is."""
+    by_name = {part.name: part for part in home}
+    part = by_name[name]
+    if part.opcode == "bitcast":
+        return _written(program, home, part.operands[0])
+    if part.opcode == "fusion":
+        within = program[part.called("calls")]
+        return math.inf if within[-1].opcode == "tuple" else _written(program, within, within[-1].name)
+    if part.opcode == "dynamic-update-slice":
+        return _payload(by_name[part.operands[1]].shape)
+    return math.inf
+
+
+def _stored(shape: str) -> float:
+    """Bytes that an array, or the arrays of a tuple, take of the device's memory: none where the compiler keeps them
+    in a faster one, which it marks with S(n)."""
+    return sum(
+        _size(dtype, sizes) for dtype, sizes, layout in _SHAPE.findall(shape) if not re.search(r"S\([1-9]", layout)
+    )
+
+
+def _payload(shape: str) -> float:
+    """Bytes of an array, or of the arrays of a tuple, wherever they are kept."""
+    return sum(_size(dtype, sizes) for dtype, sizes, _ in _SHAPE.findall(shape))
+
+
+def _size(dtype: str, sizes: str) -> float:
+    return _BITS.get(dtype, 0) / 8 * math.prod(int(size) for size in sizes.split(",") if size)
+
+
+def _exchanged(home: list[Instruction], instruction: Instruction) -> float:
+    shapes = {part.name: part.shape for part in home}
+    given = sum(_payload(shapes.get(name, "")) for name in instruction.operands)
+    result = _payload(instruction.shape)
+    if instruction.opcode.endswith("-start") and instruction.shape.startswith("("):
+        result -= given  # Its shape names both ends.
+    return max(given, result)
+
+
+def _group_size(instruction: Instruction) -> int:
+    """How many devices exchange with each other, from any of the forms in which groups are written."""
+    text = instruction.attributes
+    listed = re.search(r"replica_groups=\{\{([\d,]*)\}", text)
+    if listed:
+        return len(listed.group(1).split(","))
+    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]", text)
+    if iota:
+        return int(iota.group(2))
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", text)
+    if mesh:
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh.group(1))}
+        return math.prod(sizes[name] for name in re.findall(r"'(\w+)'", mesh.group(2)))
+    return 2  # A permutation: each sends to one other.
