@@ -71,7 +71,13 @@ def attend(
         return kernels.splash_attention(q_BHTK, k_BHTK, v_BHTK, partition, interpret=platform != "tpu")
     if name == "cudnn":
         return kernels.cudnn_attention(q_BHTK, k_BHTK, v_BHTK)
-    return causal_attention(q_BHTK, k_BHTK, v_BHTK, config.dropout, dropout_key)
+
+    def plain(q_BHTK: jax.Array, k_BHTK: jax.Array, v_BHTK: jax.Array) -> jax.Array:
+        return causal_attention(q_BHTK, k_BHTK, v_BHTK, config.dropout, dropout_key)
+
+    if config.remat == "attention":
+        plain = jax.checkpoint(plain, prevent_cse=False)
+    return plain(q_BHTK, k_BHTK, v_BHTK)
 
 
 def causal_attention(

@@ -91,8 +91,9 @@ class ModelConfig:
     """Dtype of matrix products; auto is bfloat16 on TPU and GPU, float32 on CPU."""
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"
     """Kernel of whole sequences: auto is splash on TPU and cuDNN on GPU where they can, xla elsewhere."""
-    remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass computes again: nothing, all but matrix products, or everything in a block."""
+    remat: Literal["none", "attention", "dots", "full"] = "none"
+    """What the backward pass computes again: nothing, attention weights (which splash and cudnn never keep), all but
+    matrix products with parameters, or everything in a block."""
     scan_unroll: Count = 1
     """Blocks per turn of the loop over layers; n_layer has no loop: a fifth faster on CPU, but slow to compile."""
 

@@ -182,7 +182,7 @@ class GPT2(_Module):
             x_BTD, _ = block(x_BTD, None, None, deterministic)
             return x_BTD, x_BTD if self.keep_states else None
 
-        if config.remat != "none":
+        if config.remat in _REMAT_POLICIES:
             body = nn.remat(body, prevent_cse=False, policy=_REMAT_POLICIES[config.remat])
         scan = nn.scan(
             body,

@@ -1,10 +1,12 @@
 """Where arrays live: the device mesh, the rules from logical axes to mesh axes, and what follows from them."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gpt2jax import parameters
@@ -82,7 +84,7 @@ class Partition:
                 raise GPT2JaxError(f"{axis}: {size}: should be a multiple of the mesh's {names}")
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh over ``devices`` (default: all there are), with ``-1`` resolved.
 
     Raises:
@@ -96,7 +98,33 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
         wanted = ", ".join(f"{axis}={getattr(config, axis)}" for axis in AXES)
         raise GPT2JaxError(f"mesh: {wanted}: should multiply to the number of devices, which is {len(devices)}")
     # Auto: the compiler places what the rules leave open. (jax.make_mesh would default to Explicit axes.)
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return Mesh(arrange(devices, tuple(sizes.values())), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def arrange(devices: Sequence[Any], sizes: tuple[int, ...]) -> np.ndarray:
+    """Devices as an array of these sizes, neighbours in it near each other in the machine.
+
+    In a TPU's torus each mesh axis gets whole rings where it can. ``data``, which exchanges least, goes across slices,
+    and, as the outermost axis of devices in the order of their processes, across GPU nodes; the others stay inside.
+
+    Raises:
+        GPT2JaxError: ``data`` is not a multiple of the number of slices.
+    """
+    slices = len({getattr(device, "slice_index", None) or 0 for device in devices})
+    if sizes[0] % slices:
+        raise GPT2JaxError(f"mesh.data: {sizes[0]}: should be a multiple of the number of slices, which is {slices}")
+    inside = (sizes[0] // slices, *sizes[1:])
+
+    def build(split: bool) -> np.ndarray:
+        if slices == 1:
+            return mesh_utils.create_device_mesh(inside, devices, allow_split_physical_axes=split)
+        across = (slices, *[1] * (len(sizes) - 1))
+        return mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=split)
+
+    try:
+        return build(split=False)
+    except NotImplementedError:  # Some axis is no product of the torus's: parts of a ring must do.
+        return build(split=True)
 
 
 def whole_parameters(config: ModelConfig, place: Partition) -> tuple[list[str], float]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from gpt2jax import __version__
-from gpt2jax.cli import features, generate, info, prepare, train, weights
+from gpt2jax.cli import features, generate, info, plan, prepare, train, weights
 from gpt2jax.errors import GPT2JaxError, GPT2JaxWarning, nearest
 
 HELP = """usage: gpt2jax VERB [options]
@@ -20,6 +20,7 @@ GPT-2 in JAX: prepare text, train, generate, convert weights.
   features  what a model makes of texts, as arrays
   convert   weights from any form to any other: OpenAI's, Hugging Face's, nanoGPT's, llm.c's, ours
   download  OpenAI's released models
+  plan      what a run needs on chips that are not here: memory, time, mesh
   info      versions, devices and cache folders
 
 examples:
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         "features": features.run,
         "convert": weights.convert,
         "download": weights.download,
+        "plan": plan.run,
         "info": info.run,
     }
     if not args or args[0] in ("-h", "--help", "help"):

@@ -10,6 +10,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
+import numpy as np
+
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "f8e4m3fn": 8, "f8e5m2": 8, "s16": 16, "u16": 16, "bf16": 16}
@@ -48,11 +50,12 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """All runs in a program of one kind of exchange among groups of one size."""
+    """All runs in a program of one kind of exchange among the same groups of devices."""
 
     kind: str
-    devices: int
-    """How many exchange with each other."""
+    members: tuple[int, ...]
+    """Of the first group: numbers of devices in the order of the mesh. Of a permutation: one that sends, one that it
+    sends to."""
     hidden: bool
     """Whether the program goes on computing meanwhile."""
     count: int
@@ -78,12 +81,12 @@ def work(text: str) -> Work:
     """Read an HLO text (``compiled.as_text()``), counting an instruction in a loop as often as the loop turns."""
     program, entry = parse(text)
     memory = cycles = 0.0
-    exchanges: dict[tuple[str, int, bool], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    exchanges: dict[tuple[str, tuple[int, ...], bool], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     for home, instruction, times in executed(program, entry):
         kind = instruction.opcode.removesuffix("-start")
         if kind in COLLECTIVES:
             hidden = instruction.opcode != kind
-            key = (kind, _group_size(instruction), hidden)
+            key = (kind, _members(instruction.attributes), hidden)
             count, size = exchanges[key]
             exchanges[key] = (count + times, size + times * _exchanged(program[home], instruction))
         else:
@@ -259,17 +262,22 @@ def _exchanged(home: list[Instruction], instruction: Instruction) -> float:
     return max(given, result)
 
 
-def _group_size(instruction: Instruction) -> int:
-    """How many devices exchange with each other, from any of the forms in which groups are written."""
-    text = instruction.attributes
-    listed = re.search(r"replica_groups=\{\{([\d,]*)\}", text)
+def _members(attributes: str) -> tuple[int, ...]:
+    """The first of the groups of devices, from any of the forms in which they are written."""
+    listed = re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", attributes)
     if listed:
-        return len(listed.group(1).split(","))
-    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]", text)
+        return tuple(map(int, listed.group(1).split(",")))
+    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
     if iota:
-        return int(iota.group(2))
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", text)
+        sizes = [int(size) for size in iota.group(3).split(",")]
+        numbers = np.arange(math.prod(sizes)).reshape(sizes)
+        if iota.group(4):
+            numbers = numbers.transpose([int(axis) for axis in iota.group(4).split(",")])
+        return tuple(numbers.reshape(int(iota.group(1)), int(iota.group(2)))[0].tolist())
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes)
     if mesh:
-        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh.group(1))}
-        return math.prod(sizes[name] for name in re.findall(r"'(\w+)'", mesh.group(2)))
-    return 2  # A permutation: each sends to one other.
+        axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh.group(1))}
+        together = re.findall(r"'(\w+)'", mesh.group(2))
+        numbers = np.arange(math.prod(axes.values())).reshape(list(axes.values()))
+        return tuple(numbers[tuple(slice(None) if name in together else 0 for name in axes)].ravel().tolist())
+    raise ValueError(f"groups of devices in a form that is not known: {attributes[:200]}")

@@ -1,0 +1,95 @@
+"""`gpt2jax plan`."""
+
+import dataclasses
+import sys
+from typing import Annotated, Literal
+
+import tyro
+
+from gpt2jax import config as settings
+from gpt2jax.cli.parse import parse, start
+from gpt2jax.errors import GPT2JaxError
+
+HELP = """What a run needs on chips that are not here: memory, exchanges, time of a step, MFU.
+
+usage: gpt2jax plan SETTINGS.yaml --topology NAME [--slices N] [--search N] [--section.key VALUE ...]
+
+The real training step (or, with --verb generate, the writing of one token in every row) is compiled for the topology:
+v5e-256 and v5p-512 as Google names slices, v5e:16x16 by the shape of the torus, h100-64 for GPUs in nodes of eight.
+TPU programs need libtpu (pip install 'gpt2jax[plan]'); without it, and for GPUs, CPU devices stand in, and it says so.
+--search compiles the most promising meshes, micro-batches and remat policies, and ranks those that fit. What does not
+fit ends with status 2, and says by how much.
+
+examples:
+  gpt2jax plan configs/pretrain/gpt2-medium.yaml --topology v5e-256
+  gpt2jax plan configs/pretrain/gpt2-xl.yaml --topology v5p:8x8x8 --mesh.data 32 --mesh.fsdp 16
+  gpt2jax plan configs/pretrain/gpt2-xl.yaml --topology v5e-16 --search 8
+  gpt2jax plan configs/pretrain/gpt2.yaml --topology h100-8 --tokens 10e9
+  gpt2jax plan configs/pretrain/gpt2-medium.yaml --topology v6e-8 --verb generate --rows 256"""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanArgs:
+    topology: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
+    """The chips: v5e-256, v5p:8x8x8, h100-64."""
+    slices: int = 1
+    """Slices of that topology, joined by the network of the data centre."""
+    verb: Literal["train", "generate"] = "train"
+    """What they are to do."""
+    search: int = 0
+    """Compile so many of the most promising ways to spread the run, and rank them."""
+    tokens: float | None = None
+    """Tokens to train on; by default training.steps times those of a step."""
+    rows: int = 32
+    """With --verb generate: texts written at once, over all chips."""
+    model: settings.ModelConfig = dataclasses.field(default_factory=settings.ModelConfig)
+    mesh: settings.MeshConfig = dataclasses.field(default_factory=settings.MeshConfig)
+    training: settings.TrainingConfig = dataclasses.field(default_factory=settings.TrainingConfig)
+
+
+def run(args: list[str]) -> int:
+    config = settings.Config()
+    if args and not args[0].startswith("-"):
+        config = settings.load(args.pop(0))
+    elif "--help" not in args and "-h" not in args:
+        raise GPT2JaxError("plan: needs a settings file (say configs/pretrain/gpt2-medium.yaml)")
+    default = PlanArgs(model=config.model, mesh=config.mesh, training=config.training)
+    given = parse(PlanArgs, args, "plan", HELP, default=default)
+    for name, least in (("slices", 1), ("search", 0), ("rows", 1)):
+        if getattr(given, name) < least:
+            raise GPT2JaxError(f"{name}: {getattr(given, name)}: should be at least {least}")
+    if given.tokens is not None and not given.tokens > 0:
+        raise GPT2JaxError(f"tokens: {given.tokens}: should be above 0")
+    if given.search and given.verb == "generate":
+        raise GPT2JaxError("search: goes with --verb train")
+    config = dataclasses.replace(config, model=given.model, mesh=given.mesh, training=given.training)
+
+    from gpt2jax.plan.topology import has_libtpu, parse_topology
+
+    topology = parse_topology(given.topology, given.slices)
+    stands_in = not (topology.chip.torus and has_libtpu())
+    start(topology.count if stands_in else 1)
+    if stands_in and topology.chip.torus:
+        print("gpt2jax: note: libtpu is not installed (extra plan): compiling for CPU devices instead", file=sys.stderr)
+
+    from gpt2jax.plan import show
+    from gpt2jax.plan.estimate import plan_training
+    from gpt2jax.plan.search import search
+
+    if given.verb == "generate":
+        from gpt2jax.plan.generating import plan_generating
+
+        best = plan_generating(config, topology, given.rows)
+        print(show.report(best, None))
+    else:
+        if given.search:
+            ranked = search(config, topology, given.search, lambda line: print(line, file=sys.stderr, flush=True))
+            print(show.table(ranked), end="\n\n")
+            best = ranked[0]
+        else:
+            best = plan_training(config, topology)
+        step = config.training.batch_size * config.model.n_ctx
+        print(show.report(best, given.tokens or float(config.training.steps * step)))
+    if not best.fits:
+        raise GPT2JaxError(f"topology: {topology.name!r}: {show.fits(best)} GiB on each chip")
+    return 0

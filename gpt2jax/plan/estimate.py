@@ -1,0 +1,192 @@
+"""What a run needs on chips that are not here: the program compiled for them, and its time estimated."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gpt2jax import attention, parameters
+from gpt2jax.config import Config, ModelConfig
+from gpt2jax.kernels import SPLASH_BLOCK
+from gpt2jax.partition import Partition, check_whole, make_mesh
+from gpt2jax.plan import network
+from gpt2jax.plan.program import Collective, work
+from gpt2jax.plan.topology import Topology, coordinates, devices
+from gpt2jax.train.step import abstract_state, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Of one run of a program: a training step, or the writing of one token in every row. Seconds, and bytes and
+    operations of one device unless they say otherwise."""
+
+    config: Config
+    topology: Topology
+    mesh: dict[str, int]
+    compiled_for: str
+    """Whose program was read: the topology's own chips, or CPU devices in their place."""
+    kernel: str
+    memory: dict[str, float]
+    """Bytes that a device holds, by what they are for."""
+    tokens: int
+    """Of all devices, in one run."""
+    model_flops: float
+    """Of all devices: what the model needs, whatever is computed twice."""
+    compute_seconds: float
+    """All operations, at the peak."""
+    memory_seconds: float
+    """All traffic to memory, at its peak."""
+    network_seconds: float
+    """All exchanges."""
+    exposed_seconds: float
+    """Exchanges that nothing is computed beside."""
+    busy_seconds: float
+    """Of computing: by the compiler's own estimate and, for the attention kernel, its operations; the larger of
+    compute and memory where the compiler makes none."""
+    collectives: tuple[Collective, ...]
+
+    @property
+    def total_bytes(self) -> float:
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        return self.total_bytes <= self.topology.chip.memory_bytes
+
+    @property
+    def seconds(self) -> float:
+        return self.busy_seconds + self.exposed_seconds
+
+    @property
+    def binds(self) -> str:
+        terms = {"compute": self.compute_seconds, "memory": self.memory_seconds, "network": self.network_seconds}
+        return max(terms, key=lambda name: terms[name])
+
+    @property
+    def mfu(self) -> float:
+        peak = self.topology.chip.peak_tflops * 1e12 * self.topology.count
+        return self.model_flops / self.seconds / peak
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+
+def plan_model(model: ModelConfig, topology: Topology, own: bool) -> ModelConfig:
+    """The model as it would be computed there: ``auto`` becomes what it would be.
+
+    A program for CPU devices that stand in cannot hold the kernel of a GPU; attention that keeps no weights for the
+    backward pass stands for it.
+    """
+    dtype = "bfloat16" if model.compute_dtype == "auto" else model.compute_dtype
+    model = dataclasses.replace(model, compute_dtype=dtype)
+    if own:
+        return model
+    remat = "attention" if model.remat == "none" and model.attention != "xla" else model.remat
+    return dataclasses.replace(model, attention="xla", remat=remat)
+
+
+def plan_training(config: Config, topology: Topology) -> Estimate:
+    """Compile the training step for ``topology`` and estimate it.
+
+    Raises:
+        GPT2JaxError: no such topology, or the mesh does not divide it, the model or the batch.
+    """
+    found, own = devices(topology)
+    asked = config
+    config = dataclasses.replace(config, model=plan_model(config.model, topology, own))
+    place = Partition(make_mesh(config.mesh, found))
+    parts, rows = config.training.micro_batches, config.training.batch_size // config.training.micro_batches
+    place.check(config.model, batch=rows)
+    check_whole(config.model, place, config.mesh.max_whole)
+    state = abstract_state(config, place)
+    shape = (parts, rows, config.model.n_ctx + 1)
+    windows = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place.sharding(None, "batch", None))
+    compiled = make_train_step(config, place).lower(state, windows).compile()  # type: ignore[attr-defined]
+    memory = {
+        "parameters": local_bytes(state.params),
+        "optimizer state": local_bytes(state.opt_state),
+        "activations and temporaries": compiled.memory_analysis().temp_size_in_bytes,
+    }
+    length, tokens = config.model.n_ctx, config.training.batch_size * config.model.n_ctx
+    kernel, _ = attention.choose(config.model, length, jnp.dtype(jnp.bfloat16), "tpu" if own else "cpu", False)
+    kernel_flops = 0.0
+    if kernel == "splash":
+        kernel_flops = _splash_flops(config.model, config.training.batch_size) / topology.count
+    return _estimate(
+        asked, topology, place, own, kernel, compiled, memory, tokens,
+        model_flops=tokens * parameters.train_flops_per_token(config.model, length),
+        flops=tokens * _computed_flops_per_token(config.model, length) / topology.count,
+        kernel_flops=kernel_flops,
+    )  # fmt: skip
+
+
+def local_bytes(tree: Any) -> float:
+    """Of one device's shards."""
+    total = 0.0
+    for leaf in jax.tree.leaves(tree):
+        size = leaf.dtype.itemsize
+        for length in leaf.sharding.shard_shape(leaf.shape):
+            size *= length
+        total += size
+    return total
+
+
+def _estimate(
+    config: Config,
+    topology: Topology,
+    place: Partition,
+    own: bool,
+    kernel: str,
+    compiled: Any,
+    memory: dict[str, float],
+    tokens: int,
+    *,
+    model_flops: float,
+    flops: float,
+    kernel_flops: float,
+) -> Estimate:
+    chip, found = topology.chip, work(compiled.as_text())
+    places = [coordinates(device, topology, number) for number, device in enumerate(place.mesh.devices.flat)]
+    times = [network.seconds(collective, places, topology) for collective in found.collectives]
+    compute, traffic = flops / (chip.peak_tflops * 1e12), found.memory_bytes / (chip.memory_gbs * 1e9)
+    busy = max(compute, traffic)
+    if own and found.cycles:
+        # A head narrower than the matrix unit leaves the rest of it idle.
+        share = min(1.0, config.model.head_dim / chip.matrix_width)
+        busy = found.cycles / (chip.clock_ghz * 1e9) + kernel_flops / (chip.peak_tflops * 1e12 * share)
+    return Estimate(
+        config=config,
+        topology=topology,
+        mesh=dict(place.mesh.shape),
+        compiled_for=f"{topology.chip_name} (libtpu)" if own else "CPU devices in its place",
+        kernel=kernel,
+        memory=memory,
+        tokens=tokens,
+        model_flops=model_flops,
+        compute_seconds=compute,
+        memory_seconds=traffic,
+        network_seconds=sum(times),
+        exposed_seconds=sum(time for time, one in zip(times, found.collectives, strict=True) if not one.hidden),
+        busy_seconds=busy,
+        collectives=found.collectives,
+    )
+
+
+def _computed_flops_per_token(model: ModelConfig, length: int) -> float:
+    """Operations of one training token, with what the backward pass computes again and attention as it is causal."""
+    head = 2.0 * model.padded_vocab * model.n_embd
+    blocks = 2.0 * 12 * model.n_layer * model.n_embd**2
+    attend = 2.0 * model.n_layer * model.n_embd * length  # Two products, half of the positions.
+    again = {"none": 0.0, "attention": attend, "dots": attend, "full": blocks + attend}[model.remat]
+    return 3 * (head + blocks + attend) + head + again  # The loss computes its logits twice.
+
+
+def _splash_flops(model: ModelConfig, rows: int) -> float:
+    """Of splash attention in one step: two products forward, five backward, in blocks of which the diagonal's are
+    whole."""
+    block = min(SPLASH_BLOCK, model.n_ctx)
+    pairs = model.n_ctx * (model.n_ctx + block) / 2
+    product = 2.0 * rows * model.n_layer * model.n_embd * pairs
+    return product * (2 * (1 if model.remat == "none" else 2) + 5)

@@ -1,0 +1,103 @@
+"""Meshes, micro-batches and remat policies for a run, the promising ones compiled and ranked."""
+
+import dataclasses
+from collections.abc import Callable
+
+from gpt2jax import parameters
+from gpt2jax.config import Config
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.plan.estimate import Estimate, plan_training
+from gpt2jax.plan.topology import Topology
+
+# Bytes that a layer keeps for each token and unit of width, in bfloat16: what each policy keeps in the blocks.
+_KEPT = {"none": 34.0, "attention": 34.0, "dots": 20.0, "full": 2.0}
+_AGAIN = {"none": 1.0, "attention": 1.05, "dots": 1.1, "full": 4 / 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    config: Config
+    guess_bytes: float
+    guess_seconds: float
+
+
+def candidates(config: Config, topology: Topology) -> list[Candidate]:
+    """Every way to spread the run that divides, the most promising first, by a rough guess without compiling."""
+    found = []
+    count, rows = topology.count, config.training.batch_size
+    for tensor in _divisors(min(count, 8)):
+        for fsdp in _divisors(count // tensor):
+            data = count // tensor // fsdp
+            if config.model.n_head % tensor or config.model.n_embd % fsdp or data % topology.slices:
+                continue
+            for parts in _divisors(rows // (data * fsdp)) if rows % (data * fsdp) == 0 else []:
+                for remat in ("none", "dots", "full"):
+                    found.append(_guess(config, topology, (data, fsdp, tensor), parts, remat))
+    room = topology.chip.memory_bytes
+    # Guesses err: what seems too large by little is worth a look, behind what fits.
+    found = [one for one in found if one.guess_bytes < 1.3 * room]
+    return sorted(found, key=lambda one: (one.guess_bytes > room, one.guess_seconds))
+
+
+def _divisors(number: int) -> list[int]:
+    return [size for size in range(1, number + 1) if number % size == 0]
+
+
+def _guess(config: Config, topology: Topology, mesh: tuple[int, int, int], parts: int, remat: str) -> Candidate:
+    data, fsdp, tensor = mesh
+    model, chip = config.model, topology.chip
+    count = parameters.count(model)
+    tokens = config.training.batch_size * model.n_ctx / (data * fsdp)
+    held = 16.0 * count / (fsdp * tensor) + _KEPT[remat] * model.n_layer * model.n_embd * tokens / parts / tensor
+    held += 8.0 * config.training.loss_chunk / model.n_ctx * model.padded_vocab * tokens / parts / tensor
+    flops = tokens / tensor * parameters.train_flops_per_token(model, model.n_ctx) * _AGAIN[remat]
+    seconds = flops / (0.6 * chip.peak_tflops * 1e12) + 28.0 * count / (fsdp * tensor) / (chip.memory_gbs * 1e9)
+    ring = 2 * chip.link_gbs * 1e9
+    gathered = 3 * parts * 2.0 * count / tensor * (fsdp - 1) / fsdp
+    reduced = 2 * 4.0 * count / (fsdp * tensor) * (data - 1) / data
+    passed = 8 * 2.0 * model.n_layer * model.n_embd * tokens * (tensor - 1) / tensor
+    seconds += (gathered + reduced + passed) / ring + 1e-4 * parts
+    chosen = dataclasses.replace(
+        config,
+        model=dataclasses.replace(model, remat=remat),
+        mesh=dataclasses.replace(config.mesh, data=data, fsdp=fsdp, tensor=tensor),
+        training=dataclasses.replace(config.training, micro_batches=parts),
+    )
+    return Candidate(chosen, held, seconds)
+
+
+def search(config: Config, topology: Topology, tries: int, tell: Callable[[str], None]) -> list[Estimate]:
+    """Compile the ``tries`` most promising ways, and return those that fit, the fastest first.
+
+    Args:
+        tell: hears a line for each.
+
+    Raises:
+        GPT2JaxError: nothing divides, or nothing fits.
+    """
+    promising = candidates(config, topology)
+    if not promising:
+        raise GPT2JaxError(
+            f"search: nothing divides {config.training.batch_size} sequences and the model over {topology.count} chips"
+            " and has a chance to fit"
+        )
+    found: list[Estimate] = []
+    closest: GPT2JaxError | None = None
+    for number, one in enumerate(promising[:tries], 1):
+        mesh = one.config.mesh
+        what = (
+            f"data {mesh.data}, fsdp {mesh.fsdp}, tensor {mesh.tensor},"
+            f" {one.config.training.micro_batches} micro-batches, remat {one.config.model.remat}"
+        )
+        try:
+            estimate = plan_training(one.config, topology)
+        except GPT2JaxError as error:
+            closest = error
+            tell(f"{number} of {min(tries, len(promising))}: {what}: {error}")
+            continue
+        tell(f"{number} of {min(tries, len(promising))}: {what}: {1000 * estimate.seconds:.1f} ms")
+        if estimate.fits:
+            found.append(estimate)
+    if not found:
+        raise GPT2JaxError(f"search: nothing of {min(tries, len(promising))} tried fits {topology.name}; last: {closest}")
+    return sorted(found, key=lambda estimate: estimate.seconds)

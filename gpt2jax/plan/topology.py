@@ -1,0 +1,137 @@
+"""Chips that are not here: what a topology's name means, and devices to compile for.
+
+TPU topologies come from libtpu (extra ``plan``), which knows them without a TPU. For GPUs, and without libtpu, virtual
+CPU devices stand in.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+from gpt2jax.chips import CHIPS, Chip
+from gpt2jax.errors import GPT2JaxError, nearest
+
+EXAMPLES = "v5e-256 or v5e:16x16, v5p:8x8x8, h100-64"
+
+# Google's slices by number of chips. v4 and v5p are named for their cores, two on a chip.
+_FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
+_CUBES = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8"}
+_CUBES |= {1024: "8x8x16", 2048: "8x16x16", 4096: "16x16x16"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    name: str
+    chip_name: str
+    shape: tuple[int, ...]
+    """Of one slice: the torus of a TPU slice; (nodes, GPUs of a node)."""
+    slices: int
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.chip_name]
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape) * self.slices
+
+
+def parse_topology(name: str, slices: int = 1) -> Topology:
+    """``v5e-256`` and ``v5p-512`` as Google names slices, ``v5e:16x16`` by the torus, ``h100-64`` for GPUs.
+
+    Raises:
+        GPT2JaxError: no such chip or shape.
+    """
+    found = re.fullmatch(r"([a-z]\w*(?:-\d+gb)?)(?:-(\d+)|[:=](\d+(?:x\d+)*))", name.lower())
+    if not found:
+        raise GPT2JaxError(f"topology: {name!r}: should be a chip and how many, say {EXAMPLES}")
+    chip_name, number, shape = found.groups()
+    chip_name = {"v5litepod": "v5e", "v6": "v6e"}.get(chip_name, chip_name)
+    if chip_name not in CHIPS:
+        raise GPT2JaxError(f"topology: {name!r}: no chip {chip_name!r} is known ({nearest(chip_name, list(CHIPS))})")
+    chip = CHIPS[chip_name]
+    if not chip.torus:
+        return Topology(name, chip_name, _nodes(name, chip, number or shape), slices)
+    if number:
+        cores = 2 if chip.torus == 3 else 1
+        table = _CUBES if chip.torus == 3 else _FLAT
+        if int(number) % cores or int(number) // cores not in table:
+            sizes = ", ".join(f"{chip_name}-{cores * count}" for count in table)
+            raise GPT2JaxError(f"topology: {name!r}: should be one of {sizes}, or a torus, say {chip_name}:{table[16]}")
+        shape = table[int(number) // cores]
+    sizes = tuple(map(int, shape.split("x")))
+    if len(sizes) != chip.torus:
+        raise GPT2JaxError(
+            f"topology: {name!r}: {chip_name} has {chip.torus} dimensions, say {chip_name}:"
+            + ("16x16" if chip.torus == 2 else "4x4x8")
+        )
+    return Topology(name, chip_name, sizes, slices)
+
+
+def _nodes(name: str, chip: Chip, number: str) -> tuple[int, int]:
+    parts = [int(part) for part in number.split("x")]
+    if len(parts) == 2:
+        nodes, gpus = parts
+    elif len(parts) == 1:
+        nodes, gpus = max(1, parts[0] // chip.node), min(parts[0], chip.node)
+    if len(parts) > 2 or nodes * gpus != math.prod(parts) or not 0 < gpus <= chip.node:
+        raise GPT2JaxError(
+            f"topology: {name!r}: should be a number of GPUs up to {chip.node}, a multiple of {chip.node}, or"
+            " nodes x GPUs of a node"
+        )
+    return nodes, gpus
+
+
+def has_libtpu() -> bool:
+    return importlib.util.find_spec("libtpu") is not None
+
+
+def devices(topology: Topology) -> tuple[list[Any], bool]:
+    """Devices to compile for, and whether they are the topology's own and not CPU devices that stand in.
+
+    Raises:
+        GPT2JaxError: libtpu knows no such topology.
+    """
+    if not (topology.chip.torus and has_libtpu()):
+        return jax.devices()[: topology.count], False
+    # Otherwise libtpu looks for a TPU and the machine that it belongs to, and complains.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    from jax.experimental import topologies
+
+    shape = "x".join(map(str, topology.shape))
+    options: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    if math.prod(topology.shape) == 1:
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    if topology.chip_name == "v4":
+        options["chip_config_name"] = "megacore"
+    try:
+        described = topologies.get_topology_desc(f"{topology.chip_name}:{shape}", platform="tpu", **options)
+    except Exception as error:  # libtpu's errors share no class of their own.
+        reason = str(error).strip().splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
+        raise GPT2JaxError(f"topology: {topology.name!r}: libtpu refuses it: {reason}") from None
+    if len(described.devices) != topology.count:
+        raise GPT2JaxError(
+            f"topology: {topology.name!r}: libtpu gives {len(described.devices)} devices for {topology.count} chips"
+        )
+    return list(described.devices), True
+
+
+def coordinates(device: Any, topology: Topology, number: int) -> tuple[int, ...]:
+    """Where a device is: its slice, then its place in the torus; a GPU's node, then its number there.
+
+    Args:
+        number: the device's, which is all that a stand-in has.
+    """
+    inner = math.prod(topology.shape)
+    if hasattr(device, "coords") and device.platform == "tpu":
+        return (getattr(device, "slice_index", None) or 0, *device.coords[: len(topology.shape)])
+    return (number // inner, *(int(part) for part in np.unravel_index(number % inner, topology.shape)))
