@@ -83,12 +83,12 @@ def work(text: str) -> Work:
     memory = cycles = 0.0
     exchanges: dict[tuple[str, tuple[int, ...], bool], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     for home, instruction, times in executed(program, entry):
-        kind = instruction.opcode.removesuffix("-start")
-        if kind in COLLECTIVES:
-            hidden = instruction.opcode != kind
-            key = (kind, _members(instruction.attributes), hidden)
-            count, size = exchanges[key]
-            exchanges[key] = (count + times, size + times * _exchanged(program[home], instruction))
+        found = _collective(program, home, instruction)
+        if found:
+            kind, hidden, one, size = found
+            key = (kind, _members(one.attributes), hidden)
+            count, total = exchanges[key]
+            exchanges[key] = (count + times, total + times * size)
         else:
             memory += times * _traffic(program, home, instruction)
             cycles += times * instruction.number("estimated_cycles")
@@ -197,10 +197,12 @@ def _fusion_traffic(program: Program, fusion: Instruction, given: list[str]) -> 
         else:
             total += _stored(shape)
     root = inside[-1]
-    names = root.operands if root.opcode == "tuple" else [root.name]
+    if root.opcode != "tuple":
+        return total + min(_written(program, inside, root.name), _stored(fusion.shape))
     shapes = [found.group() for found in _SHAPE.finditer(fusion.shape)]
     return total + sum(
-        min(_written(program, inside, name), _stored(shape)) for name, shape in zip(names, shapes, strict=True)
+        min(_written(program, inside, name), _stored(shape))
+        for name, shape in zip(root.operands, shapes, strict=True)
     )
 
 
@@ -253,6 +255,28 @@ def _size(dtype: str, sizes: str) -> float:
     return _BITS.get(dtype, 0) / 8 * math.prod(int(size) for size in sizes.split(",") if size)
 
 
+def _collective(program: Program, home: str, instruction: Instruction) -> tuple[str, bool, Instruction, float] | None:
+    """The collective that ``instruction`` is or begins: its kind, whether the program computes meanwhile, the
+    instruction that has its groups, and its bytes."""
+    kind = instruction.opcode.removesuffix("-start")
+    if kind in COLLECTIVES:
+        return kind, kind != instruction.opcode, instruction, _exchanged(program[home], instruction)
+    if instruction.opcode != "fusion":
+        return None
+    inside = program[instruction.called("calls")]
+    one = next((part for part in inside if part.opcode in COLLECTIVES), None)
+    if one is None:
+        return None
+    size = _exchanged(inside, one)
+    # The compiler for TPU wraps some: one that goes on beside later fusions, which hold it again, and a reduction of
+    # which each device keeps a part.
+    if "AsyncCollectiveStart" in inside[-1].attributes:
+        return one.opcode, True, one, size
+    if instruction.called("calls").startswith("all-reduce-scatter"):
+        return "reduce-scatter", False, one, size
+    return None
+
+
 def _exchanged(home: list[Instruction], instruction: Instruction) -> float:
     shapes = {part.name: part.shape for part in home}
     given = sum(_payload(shapes.get(name, "")) for name in instruction.operands)
@@ -267,17 +291,23 @@ def _members(attributes: str) -> tuple[int, ...]:
     listed = re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", attributes)
     if listed:
         return tuple(map(int, listed.group(1).split(",")))
-    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
+    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", attributes)
     if iota:
-        sizes = [int(size) for size in iota.group(3).split(",")]
-        numbers = np.arange(math.prod(sizes)).reshape(sizes)
-        if iota.group(4):
-            numbers = numbers.transpose([int(axis) for axis in iota.group(4).split(",")])
-        return tuple(numbers.reshape(int(iota.group(1)), int(iota.group(2)))[0].tolist())
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes)
+        return tuple(_order(iota.group(3)).reshape(int(iota.group(1)), int(iota.group(2)))[0].tolist())
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^{]*)\))? ?\{([^}]*)\}", attributes)
     if mesh:
         axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh.group(1))}
-        together = re.findall(r"'(\w+)'", mesh.group(2))
-        numbers = np.arange(math.prod(axes.values())).reshape(list(axes.values()))
+        together = re.findall(r"'(\w+)'", mesh.group(3))
+        numbers = np.arange(math.prod(axes.values()))
+        if mesh.group(2):
+            numbers = _order(mesh.group(2))
+        numbers = numbers.reshape(list(axes.values()))
         return tuple(numbers[tuple(slice(None) if name in together else 0 for name in axes)].ravel().tolist())
     raise ValueError(f"groups of devices in a form that is not known: {attributes[:200]}")
+
+
+def _order(text: str) -> np.ndarray:
+    """Devices' numbers, written as ``[16,4]T(1,0)``: counted up in that shape, then transposed."""
+    sizes, _, axes = text.partition("T")
+    numbers = np.arange(math.prod(map(int, re.findall(r"\d+", sizes)))).reshape([*map(int, re.findall(r"\d+", sizes))])
+    return numbers.transpose([*map(int, re.findall(r"\d+", axes))]).ravel() if axes else numbers.ravel()

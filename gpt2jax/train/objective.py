@@ -36,9 +36,12 @@ def loss_sum(
     if weights_BT is None:
         weights_BT = jnp.ones(targets_BT.shape, jnp.float32)
     x_BTD = model.final_states(params, tokens_BT, config, partition=partition, dropout_key=dropout_key)
+    table_VD = params["wte"].astype(x_BTD.dtype)
+    if partition:  # Gathered once, and its gradient sent once, not for each chunk.
+        table_VD = partition.constrain(table_VD, "logits", "table")
 
     def part(x_BTD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array) -> jax.Array:
-        logits_BTV = model.logits(params, x_BTD, partition)
+        logits_BTV = model.logits({"wte": table_VD}, x_BTD, partition)
         real_V = jnp.arange(logits_BTV.shape[-1]) < config.n_vocab
         logits_BTV = jnp.where(real_V[None, None], logits_BTV, jnp.finfo(jnp.float32).min)
         target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1, mode="fill")[..., 0]
