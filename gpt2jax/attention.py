@@ -17,6 +17,10 @@ from gpt2jax.partition import Partition
 QUERY_BLOCK = 128
 
 
+# The dtype that the hardware multiplies natively.
+NATIVE = {"cpu": "float32", "gpu": "bfloat16", "tpu": "bfloat16"}
+
+
 def choose(config: ModelConfig, length: int, dtype: jnp.dtype, platform: str, dropout: bool) -> tuple[str, str]:
     """The kernel for whole sequences: ``xla`` (this module's), ``splash`` or ``cudnn``.
 
@@ -48,7 +52,31 @@ def choose(config: ModelConfig, length: int, dtype: jnp.dtype, platform: str, dr
     return "xla", f"not {name}: {lacks}"
 
 
+def describe_attention(config: ModelConfig, place: Partition) -> str:
+    """The kernel that training on ``place`` uses, and the note that goes with it.
+
+    Raises:
+        GPT2JaxError: the kernel that ``model.attention`` names cannot.
+    """
+    platform = place.mesh.devices.flat[0].platform
+    dtype = jnp.dtype(config.compute_dtype if config.compute_dtype != "auto" else NATIVE[platform])
+    name, note = choose(config, config.n_ctx, dtype, platform, config.dropout > 0)
+    return f"{name} ({note})" if note else name
+
+
+def kernel_here(
+    config: ModelConfig, length: int, dtype: jnp.dtype, partition: Partition | None, *, dropout: bool
+) -> str:
+    """The kernel that :func:`choose` names for the devices of ``partition``, or jax's own without one; ``auto`` then
+    leaves splash alone, which must know where its arrays lie."""
+    platform = partition.mesh.devices.flat[0].platform if partition else jax.default_backend()
+    if partition is None and config.attention == "auto" and platform == "tpu":
+        return "xla"
+    return choose(config, length, dtype, platform, dropout)[0]
+
+
 def attend(
+    kernel: str,
     config: ModelConfig,
     q_BHTK: jax.Array,
     k_BHTK: jax.Array,
@@ -56,20 +84,16 @@ def attend(
     partition: Partition | None,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
-    """Causal attention of whole sequences by the kernel that :func:`choose` names; as :func:`causal_attention`.
+    """Causal attention of whole sequences by ``kernel``; as :func:`causal_attention`.
 
     Args:
-        partition: where the arrays lie. Without one, ``auto`` leaves splash alone, which must know.
+        partition: where the arrays lie; None: whole on one device.
         dropout_key: turns dropout of attention weights on.
     """
-    platform = partition.mesh.devices.flat[0].platform if partition else jax.default_backend()
-    dropout = dropout_key is not None and config.dropout > 0
-    name = "xla"
-    if partition or config.attention != "auto" or platform != "tpu":
-        name, _ = choose(config, q_BHTK.shape[2], q_BHTK.dtype, platform, dropout)
-    if name == "splash":
+    if kernel == "splash":
+        platform = partition.mesh.devices.flat[0].platform if partition else jax.default_backend()
         return kernels.splash_attention(q_BHTK, k_BHTK, v_BHTK, partition, interpret=platform != "tpu")
-    if name == "cudnn":
+    if kernel == "cudnn":
         return kernels.cudnn_attention(q_BHTK, k_BHTK, v_BHTK)
 
     def plain(q_BHTK: jax.Array, k_BHTK: jax.Array, v_BHTK: jax.Array) -> jax.Array:

@@ -11,8 +11,12 @@ import jax.numpy as jnp
 
 from gpt2jax.partition import Partition
 
-# Positions that splash attention reads at once. Its own default, 128, is for the smallest of inputs.
-SPLASH_BLOCK = 512
+
+def splash_blocks(length: int) -> tuple[int, int]:
+    """Positions that splash attention takes at once (its default, 128, is for the smallest of inputs), and keys that
+    its backward pass takes at once: up to 1024, since it writes a gradient of all queries for each block of keys."""
+    block = next(size for size in (512, 256, 128) if length % size == 0)
+    return block, next(size for size in (1024, 512, 256, 128) if length % size == 0)
 
 
 def splash_lacks(length: int) -> str | None:
@@ -45,10 +49,13 @@ def _splash(q_BHTK: jax.Array, k_BHTK: jax.Array, v_BHTK: jax.Array, interpret: 
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     heads, length = q_BHTK.shape[1:3]
-    block = next(size for size in (SPLASH_BLOCK, 256, 128) if length % size == 0)
+    block, whole = splash_blocks(length)
+    # Sequences as the minor axis: heads of 64 numbers would leave half of the 128 lanes empty.
+    minor = splash.QKVLayout.SEQ_MINOR
     sizes = splash.BlockSizes(
-        block_q=block, block_kv=block, block_kv_compute=block,
-        block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block, use_fused_bwd_kernel=True,
+        block_q=block, block_kv=block, block_kv_compute=block, use_fused_bwd_kernel=True,
+        block_q_dkv=block, block_kv_dkv=whole, block_kv_dkv_compute=block,
+        q_layout=minor, k_layout=minor, v_layout=minor,
     )  # fmt: skip
     mask = masks.MultiHeadMask([masks.CausalMask((length, length)) for _ in range(heads)])
     kernel = splash.make_splash_mha(mask=mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from gpt2jax import parameters
-from gpt2jax.attention import attend, cached_attention
+from gpt2jax.attention import NATIVE, attend, cached_attention, kernel_here
 from gpt2jax.config import ModelConfig
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
@@ -31,9 +31,7 @@ _REMAT_POLICIES = {
 
 def compute_dtype(config: ModelConfig) -> Any:
     """Dtype of matrix products; ``auto`` is bfloat16 where the hardware multiplies it natively."""
-    if config.compute_dtype == "auto":
-        return jnp.dtype(jnp.bfloat16 if jax.default_backend() in ("tpu", "gpu") else jnp.float32)
-    return jnp.dtype(config.compute_dtype)
+    return jnp.dtype(NATIVE[jax.default_backend()] if config.compute_dtype == "auto" else config.compute_dtype)
 
 
 class _Module(nn.Module):
@@ -110,16 +108,18 @@ class Attention(_Module):
         Returns:
             The branch's output [B, T, D], and keys and values: the new ones, or the cache with the new one written.
         """
-        config = self.config
+        config, key, kernel = self.config, None, ""
         if cache is None:
+            key = None if deterministic or config.dropout == 0.0 else self.make_rng("dropout")
+            kernel = kernel_here(config, x_BTD.shape[1], x_BTD.dtype, self.partition, dropout=key is not None)
+        if kernel == "xla":
             qkv_CBHTK = Dense(config, "h/attn/c_attn", "btd,dchk->cbhtk", (1, 3), name="c_attn")(x_BTD)
         else:  # On CPU the other form takes five times as long for few positions, and this one longer for many.
             qkv_BTCHK = Dense(config, "h/attn/c_attn", "btd,dchk->btchk", name="c_attn")(x_BTD)
             qkv_CBHTK = qkv_BTCHK.transpose(2, 0, 3, 1, 4)
         q_BHTK, k_BHTK, v_BHTK = qkv_CBHTK
         if cache is None or position_B is None:
-            key = None if deterministic or config.dropout == 0.0 else self.make_rng("dropout")
-            out_BHTK = attend(config, q_BHTK, k_BHTK, v_BHTK, self.partition, key)
+            out_BHTK = attend(kernel, config, q_BHTK, k_BHTK, v_BHTK, self.partition, key)
             cache = {"k": k_BHTK, "v": v_BHTK}
         else:
             cache = {"k": _write(cache["k"], k_BHTK, position_B), "v": _write(cache["v"], v_BHTK, position_B)}

@@ -193,7 +193,8 @@ class TestTwins:
         assert max(errors) > TOLERANCE, errors
 
     def test_unscaled_attention_is_seen(self, hf_tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(model, "causal_attention", lambda q, *rest: attention.causal_attention(q * 8**0.5, *rest))
+        scaled = attention.causal_attention
+        monkeypatch.setattr(attention, "causal_attention", lambda q, *rest: scaled(q * 8**0.5, *rest))
         assert logits_error(hf_tiny) > 10 * TOLERANCE
 
     def test_greedy_tokens_depend_on_the_position(self, hf_tiny: Checkpoint) -> None:
@@ -236,7 +237,7 @@ class TestCausality:
     def test_attention_to_later_positions_is_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
         everywhere = jnp.ones((1, 1, 11, 11), bool)
         monkeypatch.setattr(
-            model, "causal_attention", lambda q, k, v, *rest: attention._attend(q, k, v, everywhere, 0.0, None)
+            attention, "causal_attention", lambda q, k, v, *rest: attention._attend(q, k, v, everywhere, 0.0, None)
         )
         assert (self.influence(11, 128, monkeypatch) > 0).all()
 
@@ -298,13 +299,13 @@ class TestRematerialisation:
         )  # What is computed again drops the same.
         plain, params = loss_and_gradient(config, key)
         wanted = jax.jit(plain)(params)
-        for changes in ({"remat": "dots"}, {"remat": "full", "scan_unroll": 2}, {"scan_unroll": 4}):
+        for changes in ({"remat": "attention"}, {"remat": "dots"}, {"remat": "full", "scan_unroll": 2}, {"scan_unroll": 4}):
             other, _ = loss_and_gradient(dataclasses.replace(config, **changes), key)
             assert relative_distance(jax.jit(other)(params), wanted) < 1e-5, changes
 
     def test_remat_computes_more_and_keeps_less(self) -> None:
         products, kept_bytes = {}, {}
-        for policy in ("none", "dots", "full"):
+        for policy in ("none", "attention", "dots", "full"):
             config = dataclasses.replace(DEEP, remat=policy)
             function, params = loss_and_gradient(config)
             products[policy] = count_primitive("dot_general", function, params)
@@ -315,7 +316,9 @@ class TestRematerialisation:
                 params,
             )
             kept_bytes[policy] = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
+        assert products["none"] < products["attention"]
         assert products["none"] < products["dots"] < products["full"]
+        assert kept_bytes["none"] > 1.1 * kept_bytes["attention"]
         assert kept_bytes["none"] > 1.3 * kept_bytes["dots"] > 1.3 * 1.3 * kept_bytes["full"]
 
     def test_unrolling_takes_fewer_turns(self) -> None:
@@ -328,7 +331,7 @@ class TestRematerialisation:
         assert set(turns(2)) == {(4, 2)}
 
     def test_an_unknown_policy_is_refused(self) -> None:
-        with pytest.raises(GPT2JaxError, match=r"^model\.remat: 'some': should be 'none', 'dots' or 'full'$"):
+        with pytest.raises(GPT2JaxError, match=r"^model\.remat: 'some': should be 'none', 'attention', 'dots' or 'full'$"):
             dataclasses.replace(TINY, remat="some")  # type: ignore[arg-type]
 
 

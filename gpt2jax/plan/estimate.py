@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gpt2jax import attention, parameters
 from gpt2jax.config import Config, ModelConfig
-from gpt2jax.kernels import SPLASH_BLOCK
+from gpt2jax.kernels import splash_blocks
 from gpt2jax.partition import Partition, check_whole, make_mesh
 from gpt2jax.plan import network
 from gpt2jax.plan.program import Collective, work
@@ -114,7 +114,7 @@ def plan_training(config: Config, topology: Topology) -> Estimate:
     kernel_flops = 0.0
     if kernel == "splash":
         kernel_flops = _splash_flops(config.model, config.training.batch_size) / topology.count
-    return _estimate(
+    return estimate(
         asked, topology, place, own, kernel, compiled, memory, tokens,
         model_flops=tokens * parameters.train_flops_per_token(config.model, length),
         flops=tokens * _computed_flops_per_token(config.model, length) / topology.count,
@@ -133,7 +133,7 @@ def local_bytes(tree: Any) -> float:
     return total
 
 
-def _estimate(
+def estimate(
     config: Config,
     topology: Topology,
     place: Partition,
@@ -184,9 +184,12 @@ def _computed_flops_per_token(model: ModelConfig, length: int) -> float:
 
 
 def _splash_flops(model: ModelConfig, rows: int) -> float:
-    """Of splash attention in one step: two products forward, five backward, in blocks of which the diagonal's are
-    whole."""
-    block = min(SPLASH_BLOCK, model.n_ctx)
-    pairs = model.n_ctx * (model.n_ctx + block) / 2
-    product = 2.0 * rows * model.n_layer * model.n_embd * pairs
-    return product * (2 * (1 if model.remat == "none" else 2) + 5)
+    """Of splash attention in one step: two products forward, five backward, each block whole that holds a pair."""
+    block, keys = splash_blocks(model.n_ctx)
+
+    def pairs(width: int) -> float:
+        queries = range(0, model.n_ctx, block)
+        return sum(block * width * (1 + (start + block - 1) // width) for start in queries)
+
+    forward = 2 if model.remat in ("none", "attention") else 4
+    return 2.0 * rows * model.n_layer * model.n_embd * (forward * pairs(block) + 5 * pairs(keys))

@@ -51,7 +51,7 @@ def report(estimate: Estimate, tokens_to_train: float | None) -> str:
         f"  {'waiting for the network':<32}{1000 * estimate.exposed_seconds:>9.3f}",
         f"  {'estimated':<32}{1000 * estimate.seconds:>9.3f}",
         "",
-        f"estimated MFU {100 * estimate.mfu:.1f} %, {estimate.tokens_per_second:,.0f} tokens/s",
+        f"estimated MFU {100 * estimate.mfu:.3g} %, {estimate.tokens_per_second:,.0f} tokens/s",
     ]
     if tokens_to_train is not None:
         days = tokens_to_train / estimate.tokens_per_second / 86400

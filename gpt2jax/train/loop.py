@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from gpt2jax import config as settings
 from gpt2jax import parameters
+from gpt2jax.attention import describe_attention
 from gpt2jax.checkpoint import Checkpoints, Meta
 from gpt2jax.config import Config
 from gpt2jax.data.pipeline import TokenWindows, open_split, training_batches, validation_windows
@@ -71,6 +72,7 @@ def train(config: Config, command: str = "") -> Result:
     micro_batch = training.batch_size // training.micro_batches
     place.check(model, batch=micro_batch)
     check_whole(model, place, config.mesh.max_whole)
+    kernel = describe_attention(model, place)
 
     run_dir = Path(training.run_dir)
     _open_run_dir(run_dir)
@@ -92,6 +94,7 @@ def train(config: Config, command: str = "") -> Result:
             contextlib.closing(_device_batches(config, place, windows, start, micro_batch)) as batches,
         ):
             log.say(_headline(config, place, windows, held_out))
+            log.say(f"attention: {kernel}")
             if training.init_from and not start:
                 log.say(f"starting from the weights of {training.init_from}")
             if start:
@@ -137,7 +140,7 @@ def train(config: Config, command: str = "") -> Result:
             else:
                 row = next(row for row in reversed(log.rows) if "validation_loss" in row)
                 if is_primary():
-                    write_report(config, place.mesh, log.rows, run_dir / "report.md", command)
+                    write_report(config, place.mesh, log.rows, run_dir / "report.md", command, kernel)
             if stop:
                 log.say(
                     f"stopped at step {step} by {stop[0].name}; resume with: gpt2jax train --resume {run_dir}, or the"

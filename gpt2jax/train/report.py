@@ -1,6 +1,5 @@
 """report.md: what a run was, what it cost, and how each of these figures was reached."""
 
-import dataclasses
 import subprocess
 from pathlib import Path
 
@@ -8,48 +7,24 @@ import jax
 from jax.sharding import Mesh
 
 from gpt2jax import parameters, runtime
+from gpt2jax.chips import Chip, known_chip
 from gpt2jax.config import Config
 from gpt2jax.files import write_text
 from gpt2jax.train.runlog import Row
 
 
-@dataclasses.dataclass(frozen=True)
-class Device:
-    """Published figures of a device, dense bfloat16 (float16 on T4 and V100) without sparsity."""
+def write_report(config: Config, mesh: Mesh, rows: list[Row], path: Path, command: str, attention: str) -> None:
+    """Write the report of a run from its metrics.
 
-    peak_tflops: float
-    watts: float | None
-
-
-# By a part of jax's device_kind. Sources: NVIDIA's data sheets (peak and board power); Google Cloud's TPU pages
-# (peak per chip; Google publishes no board power for these, and Jouppi et al. 2023 give 192 W for TPU v4).
-DEVICES = {
-    "H200": Device(989, 700),
-    "H100": Device(989, 700),
-    "A100": Device(312, 400),
-    "V100": Device(125, 300),
-    "L4": Device(121, 72),
-    "T4": Device(65, 70),
-    "TPU v4": Device(275, 192),
-    "TPU v5 lite": Device(197, None),
-    "TPU v5p": Device(459, None),
-    "TPU v6 lite": Device(918, None),
-}
-
-
-def known_device(kind: str) -> Device | None:
-    """The table's entry for jax's ``device_kind``, or None: an unknown device gets no guessed figures."""
-    return next((device for name, device in DEVICES.items() if name.lower() in kind.lower()), None)
-
-
-def write_report(config: Config, mesh: Mesh, rows: list[Row], path: Path, command: str) -> None:
-    """Write the report of a run from its metrics."""
+    Args:
+        attention: the kernel that ran.
+    """
     last = next((row for row in reversed(rows) if "loss" in row), None)
     validation = [row for row in rows if "validation_loss" in row]
     if last is None:
         return
     kind, devices = mesh.devices.flat[0].device_kind, mesh.devices.size
-    known = known_device(kind)
+    known = known_chip(kind)
     steps, seconds = int(last["step"]), last["train_seconds"]
     tokens = steps * config.training.batch_size * config.model.n_ctx
     flops = tokens * parameters.train_flops_per_token(config.model, config.model.n_ctx)
@@ -73,6 +48,7 @@ def write_report(config: Config, mesh: Mesh, rows: list[Row], path: Path, comman
     lines += [
         f"| hardware | {devices} x {kind}, {jax.process_count()} process(es),"
         f" mesh {', '.join(f'{name} {size}' for name, size in mesh.shape.items())} |",
+        f"| attention | {attention} |",
         f"| training time | {seconds / 3600:.4f} h, without compilation, validation and checkpoints |",
         f"| compute | {flops:.3e} FLOP: {_FLOPS_CONVENTION} |",
         f"| MFU | {_mfu(flops, seconds, devices, known, kind)} |",
@@ -95,7 +71,7 @@ def _loss(row: Row) -> str:
     return text + f", {row['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in row else text
 
 
-def _mfu(flops: float, seconds: float, devices: int, known: Device | None, kind: str) -> str:
+def _mfu(flops: float, seconds: float, devices: int, known: Chip | None, kind: str) -> str:
     if known is None:
         return f"unknown: no peak is listed for {kind!r}"
     share = flops / seconds / (devices * known.peak_tflops * 1e12)
