@@ -191,8 +191,8 @@ def _fusion_traffic(program: Program, fusion: Instruction, given: list[str]) -> 
         if part.opcode != "parameter":
             continue
         shape, uses = given[int(part.arguments)], _readers(program, inside, part.name)
-        if uses and all(use.opcode in _SLICES | {"dynamic-update-slice"} for use in uses):
-            cut = sum(_payload(use.shape) for use in uses if use.opcode in _SLICES)
+        if uses and all(place == 0 and use.opcode in _SLICES | {"dynamic-update-slice"} for use, place in uses):
+            cut = sum(_payload(use.shape) for use, _ in uses if use.opcode in _SLICES)
             total += min(cut, _stored(shape))
         else:
             total += _stored(shape)
@@ -206,9 +206,9 @@ def _fusion_traffic(program: Program, fusion: Instruction, given: list[str]) -> 
     )
 
 
-def _readers(program: Program, home: list[Instruction], name: str) -> list[Instruction]:
-    """What reads ``name`` in a fused computation, behind bitcasts and in fusions within it."""
-    found = []
+def _readers(program: Program, home: list[Instruction], name: str) -> list[tuple[Instruction, int]]:
+    """What reads ``name`` in a fused computation, behind bitcasts and in fusions within it, and as which operand."""
+    found: list[tuple[Instruction, int]] = []
     for part in home:
         for place, operand in enumerate(part.operands):
             if operand != name:
@@ -220,7 +220,7 @@ def _readers(program: Program, home: list[Instruction], name: str) -> list[Instr
                 same = [one for one in within if one.opcode == "parameter" and int(one.arguments) == place]
                 found += _readers(program, within, same[0].name) if same else []
             else:
-                found.append(part)
+                found.append((part, place))
     return found
 
 

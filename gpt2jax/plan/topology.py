@@ -126,11 +126,13 @@ def devices(topology: Topology) -> tuple[list[Any], bool]:
 
 
 def coordinates(device: Any, topology: Topology, number: int) -> tuple[int, ...]:
-    """Where a device is: its slice, then its place in the torus; a GPU's node, then its number there.
+    """Where a device is: its slice, then its place in the torus; a GPU's node, then which of the node's it is.
 
     Args:
         number: the device's, which is all that a stand-in has.
     """
+    if not topology.chip.torus:
+        return divmod(number, topology.shape[1])
     inner = math.prod(topology.shape)
     if hasattr(device, "coords") and device.platform == "tpu":
         return (getattr(device, "slice_index", None) or 0, *device.coords[: len(topology.shape)])

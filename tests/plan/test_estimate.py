@@ -1,0 +1,187 @@
+"""Estimates, on CPU devices that stand in and, where libtpu is installed, of TPU programs."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from gpt2jax import parameters
+from gpt2jax.cli import main
+from gpt2jax.config import Config, MeshConfig, ModelConfig, TrainingConfig
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.plan import show
+from gpt2jax.plan.estimate import _splash_flops, plan_training
+from gpt2jax.plan.generating import plan_generating
+from gpt2jax.plan.search import candidates, search
+from gpt2jax.plan.topology import parse_topology
+from gpt2jax.presets import preset
+
+ROOT = Path(__file__).parents[2]
+SMALL = Config(
+    model=ModelConfig(n_vocab=257, n_ctx=128, n_embd=64, n_head=4, n_layer=3),
+    mesh=MeshConfig(data=2, fsdp=4, max_whole=0.2),
+    training=TrainingConfig(batch_size=16, steps=1000),
+)
+EIGHT = parse_topology("h100-8")
+
+
+def change(config: Config, section: str, **changes: object) -> Config:
+    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **changes)})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def estimate():  # type: ignore[no-untyped-def]
+    return plan_training(SMALL, EIGHT)
+
+
+def test_what_a_device_holds_and_does(estimate) -> None:  # type: ignore[no-untyped-def]
+    whole = 4 * sum(leaf.size for leaf in jax.tree.leaves(parameters.abstract(SMALL.model)))
+    assert whole / 4 < estimate.memory["parameters"] < 1.6 * whole / 4  # What fsdp does not cut lies whole.
+    assert estimate.memory["optimizer state"] == pytest.approx(2 * estimate.memory["parameters"], abs=16)
+    assert estimate.fits
+    assert estimate.tokens == 16 * 128
+    tokens = parameters.train_flops_per_token(SMALL.model, 128)
+    assert estimate.model_flops == 16 * 128 * tokens
+    assert estimate.seconds == max(estimate.compute_seconds, estimate.memory_seconds) + estimate.network_seconds
+    assert estimate.mfu == pytest.approx(estimate.model_flops / estimate.seconds / (8 * 989e12))
+    kinds = {one.kind for one in estimate.collectives}
+    assert {"all-reduce", "all-gather"} <= kinds
+    assert "CPU devices" in estimate.compiled_for
+
+
+def test_the_report_says_all_of_it(estimate) -> None:  # type: ignore[no-untyped-def]
+    text = show.report(estimate, 2e6)
+    for part in ("h100-8: 8 x h100", "mesh: data 2, fsdp 4, tensor 1", "CPU devices in its place", "all-gather",
+                 "binds", "of 74.5: fits", f"{estimate.tokens_per_second:,.0f} tokens/s", "for 2e+06 tokens"):  # fmt: skip
+        assert part in text
+    small = dataclasses.replace(estimate, memory={"parameters": 81e9})
+    assert not small.fits
+    assert "does not fit, by 0.93 GiB" in show.report(small, 2e6)
+
+
+def test_more_micro_batches_hold_less_and_exchange_as_much_or_more(estimate) -> None:  # type: ignore[no-untyped-def]
+    config = change(SMALL, "training", batch_size=32)
+    one, four = (plan_training(change(config, "training", micro_batches=parts), EIGHT) for parts in (1, 4))
+    held = "activations and temporaries"
+    assert four.memory[held] < one.memory[held]
+    assert sum(c.count for c in four.collectives) > sum(c.count for c in one.collectives)
+    assert four.model_flops == one.model_flops == 2 * estimate.model_flops
+
+
+def test_a_cpu_stand_in_keeps_no_attention_weights_unless_told(estimate) -> None:  # type: ignore[no-untyped-def]
+    """As the kernel in whose place it stands."""
+    told = plan_training(change(SMALL, "model", attention="xla"), EIGHT)
+    held = "activations and temporaries"
+    assert estimate.memory[held] < told.memory[held]
+
+
+def test_operations_of_splash_are_counted_by_blocks() -> None:
+    model = ModelConfig(n_ctx=1024, n_embd=64, n_head=1, n_layer=1)
+    # Forward: 3 of 4 blocks of 512; backward: keys 1024 at a time, all of them.
+    forward, backward = 2 * 3 * 512 * 512, 5 * 1024 * 1024
+    assert _splash_flops(model, 2) == 2 * 2 * 64 * (forward + backward)
+    assert _splash_flops(dataclasses.replace(model, remat="full"), 2) == 2 * 2 * 64 * (2 * forward + backward)
+
+
+def test_sampling_reads_parameters_and_cache_for_every_token() -> None:
+    config = change(SMALL, "mesh", data=4, fsdp=1, tensor=2)
+    found = plan_generating(config, EIGHT, rows=8)
+    cache = 2 * 3 * 2 * 2 * 128 * 16 * 2  # k and v, layers, rows and heads of a device, context, width, bfloat16
+    assert found.memory["keys and values"] == cache
+    assert found.tokens == 8
+    assert "time of a token in every row" in show.report(found, None)
+    with pytest.raises(GPT2JaxError, match="rows: 6: should be a multiple of the mesh's data x fsdp, 4"):
+        plan_generating(config, EIGHT, rows=6)
+
+
+def test_a_search_ranks_what_fits() -> None:
+    told: list[str] = []
+    ranked = search(SMALL, EIGHT, 3, told.append)
+    assert len(told) == 3
+    assert [one.seconds for one in ranked] == sorted(one.seconds for one in ranked)
+    assert "micro-batches" in show.table(ranked).splitlines()[0]
+    for one in candidates(SMALL, EIGHT):
+        mesh = one.config.mesh
+        assert mesh.data * mesh.fsdp * mesh.tensor == 8
+        assert SMALL.training.batch_size // one.config.training.micro_batches % (mesh.data * mesh.fsdp) == 0
+    xl = change(Config(model=ModelConfig(**preset("gpt2-xl"))), "training", batch_size=512)  # type: ignore[arg-type]
+    # 25 heads, and a vocabulary of 128 times 393.
+    assert {one.config.mesh.tensor for one in candidates(xl, parse_topology("v5e-256"))} == {1}
+    with pytest.raises(GPT2JaxError, match="search: nothing divides 7 sequences"):
+        search(change(SMALL, "training", batch_size=7), EIGHT, 3, told.append)
+
+
+SETTINGS = """
+model: {n_vocab: 257, n_ctx: 128, n_embd: 64, n_head: 4, n_layer: 3}
+mesh: {max_whole: 0.2}
+training: {batch_size: 16, steps: 10}
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "plan: needs a settings file"),
+        (["s.yaml"], "topology: '': should be a chip and how many"),
+        (["s.yaml", "--topology", "v5e-17"], "topology: 'v5e-17': should be one of"),
+        (["s.yaml", "--topology", "h100-8", "--mesh.fsdp", "3"], "mesh: data=-1, fsdp=3, tensor=1: should multiply"),
+        (["s.yaml", "--topology", "h100-8", "--training.batch-size", "4"], "batch: 4: should be a multiple of the mesh"),
+        (["s.yaml", "--topology", "h100-8", "--slices", "0"], "slices: 0: should be at least 1"),
+        (["s.yaml", "--topology", "h100-8", "--tokens", "0"], "tokens: 0.0: should be above 0"),
+        (["s.yaml", "--topology", "h100-8", "--verb", "generate", "--search", "2"], "search: goes with --verb train"),
+    ],
+)
+def test_mistakes_are_one_line(
+    args: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gpt2jax.cli.plan.start", lambda devices: None)  # The tests' eight are started.
+    (tmp_path / "s.yaml").write_text(SETTINGS)
+    assert main(["plan", *args]) == 2
+    err = capsys.readouterr().err
+    assert message in err.splitlines()[-1]
+
+
+def test_the_command_prints_the_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gpt2jax.cli.plan.start", lambda devices: None)  # The tests' eight are started.
+    (tmp_path / "s.yaml").write_text(SETTINGS)
+    assert main(["plan", "s.yaml", "--topology", "l4-8", "--tokens", "1e9"]) == 0
+    out = capsys.readouterr().out
+    assert "mesh: data 8, fsdp 1, tensor 1" in out
+    assert "for 1e+09 tokens" in out
+    wide = "model: {n_vocab: 128, n_ctx: 8, n_embd: 14336, n_head: 8, n_layer: 1}\ntraining: {batch_size: 1}\n"
+    (tmp_path / "wide.yaml").write_text(wide)
+    assert main(["plan", "wide.yaml", "--topology", "t4-1"]) == 2
+    assert "topology: 't4-1': of 14.9: does not fit, by" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (extra plan), to compile for TPUs")
+def test_programs_for_tpus(tmp_path: Path) -> None:
+    """In a process of its own: libtpu stays in the one that loads it."""
+    code = """
+import json, sys
+from gpt2jax.plan.estimate import plan_training
+from gpt2jax.plan.topology import parse_topology
+from tests.plan.test_estimate import SMALL, change
+from gpt2jax.cli.parse import start
+start(1)
+config = change(change(SMALL, "model", n_head=2, n_embd=128), "mesh", data=4, fsdp=4)
+found = plan_training(config, parse_topology("v5e-16"))
+print(json.dumps([found.kernel, found.compiled_for, found.busy_seconds, found.memory_seconds, found.fits]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    kernel, compiled_for, busy, memory, fits = json.loads(done.stdout.splitlines()[-1])
+    assert (kernel, compiled_for, fits) == ("splash", "v5e (libtpu)", True)
+    assert busy > memory > 0
