@@ -1,6 +1,7 @@
 """What a run needs on chips that are not here: the program compiled for them, and its time estimated."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from gpt2jax import attention, parameters
 from gpt2jax.config import Config, ModelConfig
+from gpt2jax.errors import GPT2JaxError
 from gpt2jax.kernels import splash_blocks
 from gpt2jax.partition import Partition, check_whole, make_mesh
 from gpt2jax.plan import network
@@ -103,7 +105,7 @@ def plan_training(config: Config, topology: Topology) -> Estimate:
     state = abstract_state(config, place)
     shape = (parts, rows, config.model.n_ctx + 1)
     windows = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place.sharding(None, "batch", None))
-    compiled = make_train_step(config, place).lower(state, windows).compile()  # type: ignore[attr-defined]
+    compiled = compile_for(topology, make_train_step(config, place).lower(state, windows))  # type: ignore[attr-defined]
     memory = {
         "parameters": local_bytes(state.params),
         "optimizer state": local_bytes(state.opt_state),
@@ -120,6 +122,26 @@ def plan_training(config: Config, topology: Topology) -> Estimate:
         flops=tokens * _computed_flops_per_token(config.model, length) / topology.count,
         kernel_flops=kernel_flops,
     )  # fmt: skip
+
+
+def compile_for(topology: Topology, lowered: Any) -> Any:
+    """The compiled program.
+
+    Raises:
+        GPT2JaxError: the compiler finds no way to fit it into the chips' memory.
+    """
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        text = str(error)
+        if "RESOURCE_EXHAUSTED" not in text:
+            raise
+        sizes = re.findall(r"([\d.]+)([MG])", text.split("memory required", 1)[-1].replace("Used ", ""))
+        needed, room = [float(size) / (1024 if unit == "M" else 1) for size, unit in sizes[:2]] or [0.0, 0.0]
+        raise GPT2JaxError(
+            f"topology: {topology.name!r}: does not fit, by {needed - room:.2f} GiB: the step takes {needed:.2f} GiB of"
+            f" {room:.2f} on each chip; try more micro-batches (training.micro_batches), model.remat, or --search"
+        ) from None
 
 
 def local_bytes(tree: Any) -> float:

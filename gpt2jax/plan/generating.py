@@ -13,7 +13,7 @@ from gpt2jax.generate import engine
 from gpt2jax.generate.request import Request, Row, make_history, make_knobs, make_stops
 from gpt2jax.parameters import Parameter, Params
 from gpt2jax.partition import Partition, make_mesh
-from gpt2jax.plan.estimate import Estimate, estimate, local_bytes, plan_model
+from gpt2jax.plan.estimate import Estimate, compile_for, estimate, local_bytes, plan_model
 from gpt2jax.plan.topology import Topology, devices
 
 
@@ -31,7 +31,7 @@ def plan_generating(config: Config, topology: Topology, rows: int) -> Estimate:
         raise GPT2JaxError(f"rows: {rows}: should be a multiple of the mesh's data x fsdp, {place.size(place.rules.batch)}")
     params, state = _params(model, place), _state(model, place, rows)
     steps = jax.ShapeDtypeStruct((), jnp.int32)
-    compiled = engine.advance.lower(params, state, steps, config=model, place=place).compile()
+    compiled = compile_for(topology, engine.advance.lower(params, state, steps, config=model, place=place))
     weights = parameters.count(model) - model.n_ctx * model.n_embd
     # Every row attends to the whole cache: its mask hides what is not there yet.
     flops = rows * (2.0 * weights + 4.0 * model.n_layer * model.n_embd * model.n_ctx)
