@@ -37,6 +37,11 @@ def loss_sum(
         weights_BT = jnp.ones(targets_BT.shape, jnp.float32)
     x_BTD = model.final_states(params, tokens_BT, config, partition=partition, dropout_key=dropout_key)
 
+    if partition:
+        # For the logits, gathered over fsdp alone and once for all chunks. Left to the compiler, every chunk gathered
+        # it anew, forward and backward, and where fsdp and tensor both cut it, whole onto every device.
+        params = params | {"wte": partition.constrain(params["wte"], "logits", "table")}
+
     def part(x_BTD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array) -> jax.Array:
         logits_BTV = model.logits(params, x_BTD, partition)
         real_V = jnp.arange(logits_BTV.shape[-1]) < config.n_vocab
