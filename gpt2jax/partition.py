@@ -81,7 +81,19 @@ class Partition:
             over = getattr(self.rules, axis)
             if size % self.size(over):
                 names = " x ".join(f"{name} ({self.mesh.shape[name]})" for name in over)
-                raise GPT2JaxError(f"{axis}: {size}: should be a multiple of the mesh's {names}")
+                advice = self._advice(sizes) if "tensor" in over and self.mesh.shape["tensor"] > 1 else ""
+                raise GPT2JaxError(f"{axis}: {size}: should be a multiple of the mesh's {names}{advice}")
+
+    def _advice(self, sizes: dict[str, int]) -> str:
+        """The sizes of ``tensor`` that divide everything it cuts; the tables of some models leave only 1."""
+        cut = [axis for axis in sizes if "tensor" in getattr(self.rules, axis)]
+        rest = {axis: self.size(getattr(self.rules, axis)) // self.mesh.shape["tensor"] for axis in cut}
+        allowed = [
+            str(tensor)
+            for tensor in range(1, min(sizes[axis] for axis in cut) + 1)
+            if not any(sizes[axis] % (tensor * rest[axis]) for axis in cut)
+        ]
+        return f"; mesh.tensor can be {', '.join(allowed)} here; mesh.fsdp does not cut heads" if allowed else ""
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:

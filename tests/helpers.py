@@ -25,6 +25,8 @@ FIXTURES = Path(__file__).parent / "fixtures"
 # 8 heads, and a width and a vocabulary that every mesh of 8 devices divides.
 TINY = ModelConfig(n_vocab=257, n_ctx=32, n_embd=64, n_head=8, n_layer=2)
 
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (4, 2, 1)]
+
 
 class Checkpoint(NamedTuple):
     config: ModelConfig

@@ -40,6 +40,11 @@ def loss_sum(
     if partition:  # Gathered once, and its gradient sent once, not for each chunk.
         table_VD = partition.constrain(table_VD, "logits", "table")
 
+    if partition:
+        # For the logits, gathered over fsdp alone and once for all chunks. Left to the compiler, every chunk gathered
+        # it anew, forward and backward, and where fsdp and tensor both cut it, whole onto every device.
+        params = params | {"wte": partition.constrain(params["wte"], "logits", "table")}
+
     def part(x_BTD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array) -> jax.Array:
         logits_BTV = model.logits({"wte": table_VD}, x_BTD, partition)
         real_V = jnp.arange(logits_BTV.shape[-1]) < config.n_vocab

@@ -14,8 +14,9 @@ from gpt2jax import parameters
 from gpt2jax.config import ModelConfig
 from gpt2jax.model import forward
 from gpt2jax.parameters import Params
+from gpt2jax.partition import Partition, Rules
 from gpt2jax.train.objective import loss_sum
-from tests.helpers import by_path, distance, random_tokens, relative_distance
+from tests.helpers import by_path, distance, place_on, random_tokens, relative_distance
 
 CONFIG = ModelConfig(n_vocab=300, n_ctx=64, n_embd=16, n_head=2, n_layer=1)
 WINDOW_BT1 = random_tokens(0, 2, 65, n_vocab=300)
@@ -111,6 +112,47 @@ def test_logits_of_all_positions_never_exist_at_once(params: Params) -> None:
     largest, text = largest_array(64, params)  # Twin: without chunks they do.
     assert largest == whole
     assert "f32[2,64,384]" in text
+
+
+# A vocabulary of 1024 with its padding, which is no other size of the model or the batch.
+WIDE = ModelConfig(n_vocab=1000, n_ctx=32, n_embd=64, n_head=8, n_layer=1)
+
+
+def program_on(place: Partition) -> list[str]:
+    """Lines of the compiled loss and gradient, in chunks, of 8 sequences on a mesh."""
+
+    def total(params: Params, window_BT1: jax.Array) -> jax.Array:
+        return loss_sum(params, window_BT1, WIDE, chunk=8, partition=place)[0]
+
+    compiled = jax.jit(
+        jax.value_and_grad(total),
+        in_shardings=(place.params(), place.sharding("batch", None)),
+        out_shardings=(place.sharding(), place.params()),
+    ).lower(parameters.abstract(WIDE), jax.ShapeDtypeStruct((8, 33), jnp.int32))
+    return str(compiled.compile().as_text()).splitlines()
+
+
+def shapes(lines: list[str]) -> set[tuple[int, ...]]:
+    """Of every array that one device holds."""
+    found = re.findall(r"\b[a-z]+\d*\[([\d,]+)\]", "\n".join(lines))
+    return {tuple(map(int, dims.split(","))) for dims in found}
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 8), (2, 2, 2)])
+def test_no_device_holds_the_whole_vocabulary_where_tensor_cuts_it(sizes: tuple[int, int, int]) -> None:
+    """Neither logits nor the table nor any other array with all of its rows; and the table moves once a step."""
+    _, fsdp, tensor = sizes
+    batch, part = 8 // (sizes[0] * fsdp), 1024 // tensor
+    lines = program_on(place_on(*sizes))
+    assert not [shape for shape in shapes(lines) if 1024 in shape]
+    assert (batch, 8, part) in shapes(lines)
+    assert (part, 64) in shapes(lines)
+    gathers = [line for line in lines if re.search(rf"= \w+\[{part},64\]\S* all-gather(-start)?\(", line)]
+    assert len(gathers) == (1 if fsdp > 1 else 0)
+    assert not any("while" in line for line in gathers)
+    # Twin: by rules that do not cut the vocabulary.
+    whole = shapes(program_on(place_on(*sizes, Rules(vocab=(), logits=()))))
+    assert {(batch, 8, 1024), (1024, 64)} <= whole
 
 
 def test_uniform_scores_cost_the_logarithm_of_the_real_vocabulary(params: Params) -> None:

@@ -84,17 +84,19 @@ def test_two_processes_train_as_one_and_one_and_four_go_on(folder: Path, alone: 
     for count, run in ((4, "four"), (1, "one")):
         launch(folder, count, "--training.run-dir", run)
         assert same(params_of(folder, run, 8), alone)
-        rows, wanted = read_rows(folder / run), read_rows(folder / "alone")
-        assert [(row["step"], row.get("loss")) for row in rows] == [(row["step"], row.get("loss")) for row in wanted]
+        assert numbers(folder / run) == numbers(folder / "alone")
         assert {path.name for path in (folder / run).iterdir()} >= {"config.yaml", "loss.png", "report.md"}
     assert not same(params_of(folder, "alone", 4), alone)
+
+
+SLOWLY = ["--optimizer.decay-steps", "100000"]
 
 
 @contextlib.contextmanager
 def running(folder: Path, run: str) -> Iterator[list[subprocess.Popen[str]]]:
     """Two processes of a run that does not end by itself, from its first checkpoint on."""
     cluster = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": "2"}
-    endless = ["--training.run-dir", run, "--training.steps", "100000", "--optimizer.decay-steps", "100000"]
+    endless = ["--training.run-dir", run, "--training.steps", "100000", *SLOWLY]
     with contextlib.ExitStack() as stack:
         processes = []
         for process in range(2):
@@ -130,9 +132,8 @@ def test_sigterm_to_one_stops_both_with_one_checkpoint(folder: Path) -> None:
     assert f"stopped at step {last} by" in log
 
 
-@pytest.mark.parametrize("killed", [1, 0])
-def test_when_one_is_killed_the_other_ends_and_says_so(folder: Path, killed: int) -> None:
-    run = f"kill{killed}"
+def kill_one(folder: Path, run: str, killed: int) -> int:
+    """Kill one process of two, see the other end and say so, and return the step of the newest checkpoint."""
     with running(folder, run) as processes:
         processes[killed].kill()
         began = time.monotonic()
@@ -140,6 +141,29 @@ def test_when_one_is_killed_the_other_ends_and_says_so(folder: Path, killed: int
         assert time.monotonic() - began < 60
     log = log_of(folder, run, 1 - killed)
     assert "another process of this run has ended or cannot be reached" in log, log[-2000:]
+    return max(int(path.name) for path in (folder / run / "checkpoints").iterdir() if path.name.isdecimal())
+
+
+def test_when_one_is_killed_the_other_ends_and_says_so(folder: Path) -> None:
+    saved = kill_one(folder, "kill1", 1)
     # What is there is whole.
-    steps = sorted(int(path.name) for path in (folder / run / "checkpoints").iterdir() if path.name.isdecimal())
-    assert all(np.isfinite(array).all() for array in params_of(folder, run, steps[-1]))
+    assert all(np.isfinite(array).all() for array in params_of(folder, "kill1", saved))
+
+
+def test_a_run_whose_first_process_was_killed_goes_on_bitwise_as_one_that_never_was(folder: Path) -> None:
+    """The first process writes the log, and may have been writing it."""
+    saved = kill_one(folder, "kill0", 0)
+    steps = ["--training.steps", str(saved + 4), *SLOWLY]
+    done = launch(folder, 2, "--training.run-dir", "kill0", *steps)
+    assert f"resumed kill0 at step {saved} of {saved + 4}" in done.stdout
+    launch(folder, 1, "--training.run-dir", "whole", *steps)
+    assert same(params_of(folder, "kill0", saved + 4), params_of(folder, "whole", saved + 4))
+    assert numbers(folder / "kill0") == numbers(folder / "whole")
+    # Twin: the steps after the restart changed the parameters.
+    assert not same(params_of(folder, "kill0", saved + 4), params_of(folder, "kill0", saved))
+
+
+def numbers(run: Path) -> list[dict[str, float]]:
+    """The rows of a run's log, without what the clock said."""
+    clock = ("train_seconds", "step_seconds", "tokens_per_second")
+    return [{name: value for name, value in row.items() if name not in clock} for row in read_rows(run)]

@@ -78,18 +78,6 @@ def one_step(config: Config, place: Partition, windows_ABT1: jax.Array) -> tuple
     return state.params, optax.tree_utils.tree_get(state.opt_state, "mu"), metrics
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 1)])
-def test_four_micro_batches_make_the_update_of_one_batch_of_the_same_sequences(sizes: tuple[int, int, int]) -> None:
-    config, place = settings(epsilon=1e-3, clip_norm=0.0), place_on(*sizes)
-    window_BT1 = random_tokens(0, 8, 17, n_vocab=100)
-    one = one_step(config, place, window_BT1[None])
-    four = one_step(config, place, window_BT1.reshape(4, 2, 17))
-    assert relative_distance(four, one) < 1e-5
-    # Twin: the same windows with one micro-batch left out.
-    three = one_step(config, place, window_BT1.reshape(4, 2, 17)[:3])
-    assert relative_distance(three[1], one[1]) > 1e-2
-
-
 def test_metrics_are_of_the_batch_before_the_update() -> None:
     config, place = settings(clip_norm=0.01, warmup_steps=3), place_on(1, 1, 1)
     window_BT1 = random_tokens(0, 8, 17, n_vocab=100)
