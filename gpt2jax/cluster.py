@@ -57,7 +57,10 @@ def detect(config: DistributedConfig, environment: Mapping[str, str]) -> Cluster
         return _slurm(environment)
     if _number(environment, "OMPI_COMM_WORLD_SIZE", 1) > 1:
         return _open_mpi(environment)
-    return _cloud_tpu(environment) or _kubernetes(environment)
+    slices = _cloud_tpu(environment)
+    if slices is None:
+        _check_pod(environment)
+    return slices
 
 
 def _slurm(environment: Mapping[str, str]) -> Cluster | None:
@@ -105,12 +108,13 @@ def _cloud_tpu(environment: Mapping[str, str]) -> Cluster | None:
     slice_id = _number(environment, "MEGASCALE_SLICE_ID") if slices > 1 else 0
     if worker >= hosts or slice_id >= slices:
         raise GPT2JaxError(
-            f"TPU_WORKER_ID: {worker}, MEGASCALE_SLICE_ID: {slice_id}: should be below {hosts} hosts and {slices} slices"
+            f"TPU_WORKER_ID: {worker}, MEGASCALE_SLICE_ID: {slice_id}: should be below {hosts} hosts and {slices}"
+            " slices"
         )
     return Cluster("Cloud TPU", None, hosts * slices, slice_id * hosts + worker)
 
 
-def _kubernetes(environment: Mapping[str, str]) -> None:
+def _check_pod(environment: Mapping[str, str]) -> None:
     """A pod of an indexed Job (those of a JobSet are) knows its number, but not of how many.
 
     Pod 0 may be the only one, and then it is one process. Any other is one of several for certain: that it ends with

@@ -33,7 +33,7 @@ VARIABLES = {"JAX_COORDINATOR_ADDRESS": "a.b:80", "JAX_NUM_PROCESSES": "2", "JAX
         ({}, SLURM, Cluster("Slurm", None, 4, 3)),
         ({}, SLURM | VARIABLES, Cluster("environment", "a.b:80", 2, 1)),
         ({}, OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:3"}, Cluster("Open MPI", None, 2, 1)),
-        # A task per GPU takes one of those that it sees; one alone on its node, or with GPUs picked for it, all of them.
+        # A task per GPU takes one of those that it sees; one alone on its node, or with GPUs picked for it, all.
         ({}, SHARED | {"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_ON_NODE": "2"}, Cluster("Slurm", None, 4, 3)),
         ({}, SHARED | {"CUDA_VISIBLE_DEVICES": "1", "SLURM_GPUS_ON_NODE": "2"}, Cluster("Slurm", None, 4, 3, (0,))),
         ({}, ALONE | {"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_ON_NODE": "2"}, Cluster("Slurm", None, 4, 3, (0, 1))),
@@ -102,7 +102,7 @@ def test_a_host_of_a_slice_that_knows_of_no_other_does_not_go_on_alone(monkeypat
     """As on a TPU VM without --distributed.auto, where chips are seen across hosts."""
     distributed.start(DistributedConfig())
     monkeypatch.setattr("jax.process_count", lambda: 4)
-    with pytest.raises(GPT2JaxError, match="one of the 4 hosts of a TPU slice.*give --distributed.auto"):
+    with pytest.raises(GPT2JaxError, match=r"one of the 4 hosts of a TPU slice.*give --distributed.auto"):
         distributed.start(DistributedConfig())
 
 

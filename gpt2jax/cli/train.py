@@ -21,7 +21,7 @@ The run's folder (training.run-dir) gets checkpoints, metrics.jsonl, TensorBoard
 report.md. When it holds a checkpoint already, training goes on from there; --resume after a settings file insists on
 that, and --resume RUN takes the run's own settings. --init-from (in full --training.init-from) starts from the
 weights of a run, of another program's folder or file, or of a released model. Ctrl-C stops after the step in hand,
-with a checkpoint; so does SIGTERM, with status 0, or with the one in GPT2JAX_STOPPED_STATUS, which tells a launcher that
+with a checkpoint; so does SIGTERM, with status 0, or the one in GPT2JAX_STOPPED_STATUS, which tells a launcher that
 there is more to do. --dry-run compiles the step and says what would lie on each device; it needs no data.
 
 examples:
