@@ -80,7 +80,7 @@ as_json() {
     [[ $argument != *[[:cntrl:]]* ]] || fail "'$argument': no line breaks or tabs in an argument"
     argument=${argument//\\/\\\\}
     argument=${argument//\"/\\\"}
-    argument=${argument//'$('/'$$('}
+    argument=${argument//"\$("/"\$\$("}
     list+=", \"$argument\""
   done
   echo "[${list#, }]"
@@ -123,10 +123,12 @@ apply() {
     [[ $TOPOLOGY =~ ^[1-9][0-9]*(x[1-9][0-9]*){1,2}$ ]] || fail "TOPOLOGY: '$TOPOLOGY': should be as 4x4 or 2x2x4"
     for side in ${TOPOLOGY//x/ }; do chips=$((chips * side)); done
     [[ $((chips % CHIPS)) -eq 0 ]] || fail "CHIPS: $CHIPS of a host do not divide the $chips of a slice of $TOPOLOGY"
+    # shellcheck disable=SC2034  # The manifest has it.
     HOSTS=$((chips / CHIPS))
     names+=(TOPOLOGY CHIPS SLICES HOSTS)
   fi
   [[ $ACCELERATOR =~ ^[a-z0-9-]+$ ]] || fail "ACCELERATOR: '$ACCELERATOR': should be the name of one, as GKE has it"
+  # shellcheck disable=SC2034  # The manifest has it.
   COMMAND=$(as_json "$@")
   if "$dry_run"; then
     manifest "$kind" "${names[@]}" COMMAND

@@ -1,5 +1,6 @@
 """Launchers run for real where no cluster is: programs in the place of a scheduler's, that note their arguments."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -23,6 +24,20 @@ training: {steps: 4, batch_size: 8, micro_batches: 2, log_interval: 1, eval_inte
 """
 TRAIN = ["gpt2jax", "train", "settings.yaml"]
 ENDLESS = ["--training.steps", "100000", "--optimizer.decay-steps", "100000"]
+
+# Variables of whatever cluster the tests themselves run on, and of the launchers' own settings.
+FOREIGN = (
+    "SLURM_",
+    "JAX_",
+    "TPU_",
+    "MEGASCALE_",
+    "SKYPILOT_",
+    "KUBERNETES_",
+    "JOB_COMPLETION_",
+    "NAME",
+    "ZONE",
+    "BUCKET",
+)
 
 NOTE = """#!{python}
 import json, os, sys
@@ -61,10 +76,25 @@ class Imitation:
     def environment(self, **variables: str) -> dict[str, str]:
         """With this gpt2jax and these programs on the PATH, and the tests' compiled programs."""
         # Nothing of the real machine's clusters.
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "JAX_", "TPU_"))}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         path = f"{self.folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax-tests")}
         return kept | cache | {"PATH": path, "PYTHONPATH": str(ROOT)} | variables
+
+
+def run_together(commands: list[tuple[list[str], dict[str, str]]], folder: Path) -> list[str]:
+    """Commands with their environments, all at once; what each of them printed. They must succeed."""
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for command, environment in commands:
+            worker = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            workers.append(stack.enter_context(worker))
+            stack.callback(worker.kill)
+        printed = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * len(workers), "".join(printed)
+    return printed
 
 
 def run(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
