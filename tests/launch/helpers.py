@@ -78,7 +78,11 @@ class Imitation:
         # Nothing of the real machine's clusters.
         kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         path = f"{self.folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax-tests")}
+        cache = {
+            "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax-tests"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
         return kept | cache | {"PATH": path, "PYTHONPATH": str(ROOT)} | variables
 
 
@@ -92,12 +96,12 @@ def run_together(commands: list[tuple[list[str], dict[str, str]]], folder: Path)
             )
             workers.append(stack.enter_context(worker))
             stack.callback(worker.kill)
-        printed = [worker.communicate(timeout=120)[0] for worker in workers]
+        printed = [worker.communicate(timeout=240)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * len(workers), "".join(printed)
     return printed
 
 
 def run(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=240
     )

@@ -1,11 +1,11 @@
 """What launch/sky.yaml runs on its nodes, run here with the variables that SkyPilot sets."""
 
+import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
-from tests.launch.helpers import LAUNCH, TRAIN, Imitation, prepare_folder, run, run_together
+from tests.launch.helpers import LAUNCH, Imitation, run, run_together
 
 
 def task(name: str) -> list[str]:
@@ -17,18 +17,20 @@ def node(rank: int, count: int, command: list[str]) -> dict[str, str]:
     return nodes | {"SKYPILOT_NODE_IPS": "\n".join(["127.0.0.1"] * count), "COMMAND": " ".join(command)}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare_folder(tmp_path_factory.mktemp("sky"))
+MEET = """
+from gpt2jax.cli.parse import start
+from gpt2jax.config import DistributedConfig
+start(2, DistributedConfig(timeout=60))
+"""
 
 
-def test_two_nodes_train_as_one_run(folder: Path, tmp_path: Path) -> None:
-    imitation, command = Imitation(tmp_path), [*TRAIN, "--training.run-dir", "nodes"]
+def test_two_nodes_meet(tmp_path: Path) -> None:
+    (tmp_path / "meet.py").write_text(MEET)
+    env = Imitation(tmp_path).environment()
     printed = run_together(
-        [(task("sky.yaml"), imitation.environment(**node(rank, 2, command))) for rank in range(2)], folder
+        [(task("sky.yaml"), env | node(rank, 2, [sys.executable, "meet.py"])) for rank in range(2)], tmp_path
     )
     assert "2 processes (environment), 4 devices, 2 on each" in printed[0]
-    assert (folder / "nodes" / "report.md").exists()
 
 
 def test_one_node_has_nobody_to_meet(tmp_path: Path) -> None:

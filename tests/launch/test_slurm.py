@@ -84,35 +84,34 @@ def test_a_job_trains_as_two_processes_and_ends_for_good(folder: Path, slurm: Im
     assert slurm.calls("scontrol") == slurm.calls("scancel") == []
 
 
-@pytest.mark.parametrize("to_task", [False, True])
-def test_a_job_that_is_stopped_before_its_end_writes_a_checkpoint_and_comes_again(
-    folder: Path, slurm: Imitation, to_task: bool
-) -> None:
-    """By the signal to the script before the time limit, and by one that only a task got, which stops all of them."""
-    name, job = f"stopped{to_task}", job_id()
-    command = [SCRIPT, *TRAIN, *ENDLESS, "--training.run-dir", name]
-    with subprocess.Popen(
-        command, cwd=folder, env=slurm.environment(SLURM_JOB_ID=job), stderr=subprocess.PIPE, text=True
-    ) as script:
+def test_a_job_whose_time_is_nearly_up_writes_a_checkpoint_and_comes_again(folder: Path, slurm: Imitation) -> None:
+    job = job_id()
+    command = [SCRIPT, *TRAIN, *ENDLESS, "--training.run-dir", "stopped"]
+    env = slurm.environment(SLURM_JOB_ID=job)
+    with subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True) as script:
         try:
-            deadline = time.monotonic() + 60
-            while not (folder / name / "checkpoints" / "4" / "state").exists() and time.monotonic() < deadline:
+            deadline = time.monotonic() + 120
+            while not (folder / "stopped" / "checkpoints" / "4" / "state").exists() and time.monotonic() < deadline:
                 assert script.poll() is None, logs(folder)
                 time.sleep(0.1)
-            if to_task:
-                os.kill(tasks(folder)[1], signal.SIGTERM)
-            else:
-                script.send_signal(signal.SIGUSR1)
-            _, errors = script.communicate(timeout=60)
+            script.send_signal(signal.SIGUSR1)
+            _, errors = script.communicate(timeout=120)
         finally:
             if script.poll() is None:
                 for task in tasks(folder):
                     os.kill(task, signal.SIGKILL)
     assert script.returncode == 0, errors + logs(folder)
-    assert f"resume with: gpt2jax train --resume {name}" in (folder / "task0.log").read_text()
-    assert slurm.calls("scancel") == ([] if to_task else [["--signal=TERM", job]])
+    assert "resume with: gpt2jax train --resume stopped" in (folder / "task0.log").read_text()
+    assert slurm.calls("scancel") == [["--signal=TERM", job]]
     assert slurm.calls("scontrol") == [["requeue", job]]
     assert "goes back into the queue" in errors
+
+
+def test_tasks_that_one_of_them_has_stopped_come_again_too(tmp_path: Path, slurm: Imitation) -> None:
+    """The script got no signal: the node of one task is drained, say."""
+    slurm.add("srun", "sys.exit(75)")
+    assert run([SCRIPT, "gpt2jax"], tmp_path, slurm.environment(SLURM_JOB_ID="7")).returncode == 0
+    assert slurm.calls("scontrol") == [["requeue", "7"]]
 
 
 # Ends as a run that was stopped does, once scancel has told it.

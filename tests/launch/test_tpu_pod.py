@@ -93,7 +93,7 @@ def test_a_run_is_copied_started_once_stopped_and_tells_how_it_ended(tmp_path: P
         done = run(start, tmp_path, env)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count(": started") == 2
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while not (tmp_path / "bucket/run/checkpoints/4/state").exists() and time.monotonic() < deadline:
             assert run([SCRIPT, "status"], tmp_path, env).stdout.count(": running") == 2, log(tmp_path)
             time.sleep(0.3)
