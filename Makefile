@@ -22,10 +22,12 @@ test: $(VENV)/installed-dev  ## Run the tests.
 	$(BIN)/python -m pytest
 
 .PHONY: check
-check: $(VENV)/installed-dev  ## Run ruff and mypy.
+check: $(VENV)/installed-dev  ## Run ruff, mypy and shellcheck, and hold the launch manifests against their schemas.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck launch/*.sh .ci/run
+	$(BIN)/python -m tests.launch.check_manifests
 
 .PHONY: lock
 lock:  ## Renew the tested versions for this Python: constraints/pyX.Y.txt.

@@ -141,8 +141,8 @@ class MeshConfig:
 
 @settings("distributed")
 class DistributedConfig:
-    """Several processes as one program. Slurm, Open MPI and the variables that launch/local.sh sets
-    (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID) are found without any of these."""
+    """Several processes as one program. Slurm, Open MPI, the hosts of TPU slices on GKE and the variables that the
+    other launchers set (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID) are found without any of these."""
 
     coordinator: str | None = None
     """host:port of process 0; goes with processes and process_id."""
@@ -151,7 +151,7 @@ class DistributedConfig:
     process_id: CountOrZero | None = None
     """Which of them this one is, from 0 on."""
     auto: bool = False
-    """Let jax find the others, as it can on Cloud TPU pods; when it cannot, this is an error."""
+    """Let jax find the others, as it can on Cloud TPU VMs; when it cannot, this is an error."""
     timeout: Count = 300
     """Seconds to wait for all processes to come."""
     heartbeat_timeout: Count = 30

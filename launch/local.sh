@@ -45,15 +45,16 @@ for ((process = 0; process < count; process++)); do
   JAX_PROCESS_ID=$process "$@" &
   pids+=($!)
 done
-trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
+signals=0
+trap 'signals=$((signals + 1)); kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
 
 status=0
 for pid in "${pids[@]}"; do
   # A signal to this script ends a wait early, with a status of its own: wait again.
   while true; do
-    ended=0
+    before=$signals ended=0
     wait "$pid" || ended=$?
-    kill -0 "$pid" 2>/dev/null || break
+    [[ $signals -ne $before ]] || break
   done
   if [[ $status -eq 0 ]]; then
     status=$ended

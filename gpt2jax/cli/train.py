@@ -1,6 +1,7 @@
 """`gpt2jax train`."""
 
 import dataclasses
+import os
 import re
 import signal
 from pathlib import Path
@@ -20,7 +21,8 @@ The run's folder (training.run-dir) gets checkpoints, metrics.jsonl, TensorBoard
 report.md. When it holds a checkpoint already, training goes on from there; --resume after a settings file insists on
 that, and --resume RUN takes the run's own settings. --init-from (in full --training.init-from) starts from the
 weights of a run, of another program's folder or file, or of a released model. Ctrl-C stops after the step in hand,
-with a checkpoint. --dry-run compiles the step and says what would lie on each device; it needs no data.
+with a checkpoint; so does SIGTERM, with status 0, or the one in GPT2JAX_STOPPED_STATUS, which tells a launcher that
+there is more to do. --dry-run compiles the step and says what would lie on each device; it needs no data.
 
 examples:
   gpt2jax train configs/quickstart.yaml
@@ -52,6 +54,7 @@ def run(args: list[str]) -> int:
     args = [arg for arg in args if arg != "--dry-run"]
     config = parse(settings.Config, args, "train", HELP, default=config)
 
+    stopped_status = _stopped_status()
     start(config.mesh.cpu_devices, config.distributed)
     if dry:
         from gpt2jax.train.dry_run import dry_run
@@ -70,7 +73,9 @@ def run(args: list[str]) -> int:
         checkpoint.find(config.training.run_dir)
     result = run_training(config, command)
     if result.stopped_by is not None:  # A scheduler that asks to stop is obeyed; that is no failure.
-        return 0 if result.stopped_by == signal.SIGTERM else 130
+        if result.stopped_by == signal.SIGTERM:
+            return stopped_status if result.step < config.training.steps else 0
+        return 130
     run_dir = Path(config.training.run_dir)
     if jax.process_count() > 1:
         if is_primary():
@@ -85,3 +90,12 @@ def run(args: list[str]) -> int:
     print(f"validation loss {result.validation_loss:.4f} nats per token{bits}, after step {result.step}")
     print(f"curves: {run_dir / 'loss.png'}   report: {run_dir / 'report.md'}   samples: {run_dir / 'samples.txt'}")
     return 0
+
+
+def _stopped_status() -> int:
+    """Of a run that SIGTERM ended before its last step. All processes of a run end with it, also those that another
+    one's signal has stopped: a launcher that starts again what failed can give one of its own."""
+    value = os.environ.get("GPT2JAX_STOPPED_STATUS", "0")
+    if not value.isdecimal() or int(value) > 255:
+        raise GPT2JaxError(f"GPT2JAX_STOPPED_STATUS: {value!r} in the environment: should be a number from 0 to 255")
+    return int(value)
