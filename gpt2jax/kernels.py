@@ -39,9 +39,9 @@ def splash_attention(
     spec = partition.rules.spec("batch", "heads", None, None)
     attend = functools.partial(_splash, interpret=interpret)
     # check_vma: Pallas does not say how its results vary over the mesh.
-    return jax.shard_map(
-        attend, mesh=partition.mesh, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False
-    )(scaled_BHTK, k_BHTK, v_BHTK)
+    return jax.shard_map(attend, mesh=partition.mesh, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False)(
+        scaled_BHTK, k_BHTK, v_BHTK
+    )
 
 
 def _splash(q_BHTK: jax.Array, k_BHTK: jax.Array, v_BHTK: jax.Array, interpret: bool) -> jax.Array:

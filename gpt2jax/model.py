@@ -343,7 +343,9 @@ def _block(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """One block of the unstacked stack; jitted, so that the layers are traced once and not one by one."""
     # The kernel that a model was trained with may not be here, nor take a prompt's length.
-    return Block(dataclasses.replace(config, attention="auto")).apply({"params": layer_params}, x_BTD, cache, position_B, True)
+    return Block(dataclasses.replace(config, attention="auto")).apply(
+        {"params": layer_params}, x_BTD, cache, position_B, True
+    )
 
 
 def head(params: Params, x_BTD: jax.Array, config: ModelConfig) -> jax.Array:

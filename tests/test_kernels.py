@@ -96,9 +96,7 @@ def random_qkv(length: int, heads: int = 4, rows: int = 4) -> tuple[jax.Array, j
 
 @pytest.mark.parametrize("length", [128, 384])
 @pytest.mark.parametrize("mesh", [None, (2, 2, 2)])
-def test_splash_attention_and_its_gradients_are_those_of_ours(
-    length: int, mesh: tuple[int, int, int] | None
-) -> None:
+def test_splash_attention_and_its_gradients_are_those_of_ours(length: int, mesh: tuple[int, int, int] | None) -> None:
     place = None if mesh is None else place_on(*mesh)
     weight = jax.random.normal(jax.random.key(1), (4, 4, length, 8))
 

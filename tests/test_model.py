@@ -299,7 +299,8 @@ class TestRematerialisation:
         )  # What is computed again drops the same.
         plain, params = loss_and_gradient(config, key)
         wanted = jax.jit(plain)(params)
-        for changes in ({"remat": "attention"}, {"remat": "dots"}, {"remat": "full", "scan_unroll": 2}, {"scan_unroll": 4}):
+        changed: list[dict[str, Any]] = [{"remat": "attention"}, {"remat": "dots"}, {"scan_unroll": 4}]
+        for changes in [*changed, {"remat": "full", "scan_unroll": 2}]:
             other, _ = loss_and_gradient(dataclasses.replace(config, **changes), key)
             assert relative_distance(jax.jit(other)(params), wanted) < 1e-5, changes
 
@@ -331,7 +332,8 @@ class TestRematerialisation:
         assert set(turns(2)) == {(4, 2)}
 
     def test_an_unknown_policy_is_refused(self) -> None:
-        with pytest.raises(GPT2JaxError, match=r"^model\.remat: 'some': should be 'none', 'attention', 'dots' or 'full'$"):
+        allowed = "'none', 'attention', 'dots' or 'full'"
+        with pytest.raises(GPT2JaxError, match=rf"^model\.remat: 'some': should be {allowed}$"):
             dataclasses.replace(TINY, remat="some")  # type: ignore[arg-type]
 
 

@@ -28,7 +28,9 @@ def plan_generating(config: Config, topology: Topology, rows: int) -> Estimate:
     place = Partition(make_mesh(config.mesh, found))
     place.check(model)
     if rows % place.size(place.rules.batch):
-        raise GPT2JaxError(f"rows: {rows}: should be a multiple of the mesh's data x fsdp, {place.size(place.rules.batch)}")
+        raise GPT2JaxError(
+            f"rows: {rows}: should be a multiple of the mesh's data x fsdp, {place.size(place.rules.batch)}"
+        )
     params, state = _params(model, place), _state(model, place, rows)
     steps = jax.ShapeDtypeStruct((), jnp.int32)
     compiled = compile_for(topology, engine.advance.lower(params, state, steps, config=model, place=place))
@@ -65,7 +67,7 @@ def _params(config: ModelConfig, place: Partition) -> Params:
 def _state(config: ModelConfig, place: Partition, rows: int) -> engine.SamplingState:
     """The loop's state with a full context, without memory."""
     sampling = SamplingConfig(max_new_tokens=config.n_ctx)
-    one = [Row.of(Request([0], sampling), 0)]
+    one = [Row.of(Request((0,), sampling), 0)]
 
     def abstract(leaf: jax.Array) -> Any:
         sharding = place.sharding("batch", *[None] * (leaf.ndim - 1))

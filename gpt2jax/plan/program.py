@@ -201,8 +201,7 @@ def _fusion_traffic(program: Program, fusion: Instruction, given: list[str]) -> 
         return total + min(_written(program, inside, root.name), _stored(fusion.shape))
     shapes = [found.group() for found in _SHAPE.finditer(fusion.shape)]
     return total + sum(
-        min(_written(program, inside, name), _stored(shape))
-        for name, shape in zip(root.operands, shapes, strict=True)
+        min(_written(program, inside, name), _stored(shape)) for name, shape in zip(root.operands, shapes, strict=True)
     )
 
 

@@ -2,12 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 from gpt2jax import parameters
 from gpt2jax.config import Config
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.plan.estimate import Estimate, plan_training
 from gpt2jax.plan.topology import Topology
+
+Remat = Literal["none", "attention", "dots", "full"]
+REMAT: tuple[Remat, ...] = ("none", "dots", "full")
 
 # Bytes that a layer keeps for each token and unit of width, in bfloat16: what each policy keeps in the blocks.
 _KEPT = {"none": 34.0, "attention": 34.0, "dots": 20.0, "full": 2.0}
@@ -31,8 +35,8 @@ def candidates(config: Config, topology: Topology) -> list[Candidate]:
             if config.model.n_head % tensor or config.model.n_embd % fsdp or data % topology.slices:
                 continue
             for parts in _divisors(rows // (data * fsdp)) if rows % (data * fsdp) == 0 else []:
-                for remat in ("none", "dots", "full"):
-                    found.append(_guess(config, topology, (data, fsdp, tensor), parts, remat))
+                mesh = (data, fsdp, tensor)
+                found += [_guess(config, topology, mesh, parts, remat) for remat in REMAT]
     room = topology.chip.memory_bytes
     # Guesses err: what seems too large by little is worth a look, behind what fits.
     found = [one for one in found if one.guess_bytes < 1.3 * room]
@@ -43,7 +47,7 @@ def _divisors(number: int) -> list[int]:
     return [size for size in range(1, number + 1) if number % size == 0]
 
 
-def _guess(config: Config, topology: Topology, mesh: tuple[int, int, int], parts: int, remat: str) -> Candidate:
+def _guess(config: Config, topology: Topology, mesh: tuple[int, int, int], parts: int, remat: Remat) -> Candidate:
     data, fsdp, tensor = mesh
     model, chip = config.model, topology.chip
     count = parameters.count(model)
@@ -99,5 +103,7 @@ def search(config: Config, topology: Topology, tries: int, tell: Callable[[str],
         if estimate.fits:
             found.append(estimate)
     if not found:
-        raise GPT2JaxError(f"search: nothing of {min(tries, len(promising))} tried fits {topology.name}; last: {closest}")
+        raise GPT2JaxError(
+            f"search: nothing of {min(tries, len(promising))} tried fits {topology.name}; last: {closest}"
+        )
     return sorted(found, key=lambda estimate: estimate.seconds)

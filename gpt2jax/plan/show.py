@@ -67,7 +67,9 @@ def fits(estimate: Estimate) -> str:
 
 def table(found: Sequence[Estimate]) -> str:
     """A line for each estimate."""
-    lines = [("data", "fsdp", "tensor", "micro-batches", "remat", "GiB", "ms", "MFU", "tokens/s", "binds")]
+    lines: list[tuple[str, ...]] = [
+        ("data", "fsdp", "tensor", "micro-batches", "remat", "GiB", "ms", "MFU", "tokens/s", "binds")
+    ]
     for one in found:
         mesh, config = one.mesh, one.config
         lines.append(

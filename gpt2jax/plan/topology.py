@@ -51,27 +51,27 @@ def parse_topology(name: str, slices: int = 1) -> Topology:
     found = re.fullmatch(r"([a-z]\w*(?:-\d+gb)?)(?:-(\d+)|[:=](\d+(?:x\d+)*))", name.lower())
     if not found:
         raise GPT2JaxError(f"topology: {name!r}: should be a chip and how many, say {EXAMPLES}")
-    chip_name, number, shape = found.groups()
+    chip_name, number, torus = found.groups()
     chip_name = {"v5litepod": "v5e", "v6": "v6e"}.get(chip_name, chip_name)
     if chip_name not in CHIPS:
         raise GPT2JaxError(f"topology: {name!r}: no chip {chip_name!r} is known ({nearest(chip_name, list(CHIPS))})")
     chip = CHIPS[chip_name]
     if not chip.torus:
-        return Topology(name, chip_name, _nodes(name, chip, number or shape), slices)
+        return Topology(name, chip_name, _nodes(name, chip, number or torus), slices)
     if number:
         cores = 2 if chip.torus == 3 else 1
         table = _CUBES if chip.torus == 3 else _FLAT
         if int(number) % cores or int(number) // cores not in table:
             sizes = ", ".join(f"{chip_name}-{cores * count}" for count in table)
             raise GPT2JaxError(f"topology: {name!r}: should be one of {sizes}, or a torus, say {chip_name}:{table[16]}")
-        shape = table[int(number) // cores]
-    sizes = tuple(map(int, shape.split("x")))
-    if len(sizes) != chip.torus:
+        torus = table[int(number) // cores]
+    shape = tuple(map(int, torus.split("x")))
+    if len(shape) != chip.torus:
         raise GPT2JaxError(
             f"topology: {name!r}: {chip_name} has {chip.torus} dimensions, say {chip_name}:"
             + ("16x16" if chip.torus == 2 else "4x4x8")
         )
-    return Topology(name, chip_name, sizes, slices)
+    return Topology(name, chip_name, shape, slices)
 
 
 def _nodes(name: str, chip: Chip, number: str) -> tuple[int, int]:

@@ -1,5 +1,8 @@
 """The objective: next-token cross-entropy, as a sum and a count."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -26,7 +29,7 @@ def loss_sum(
 
     Args:
         window_BT1: integer tokens [B, T + 1]; the last T are the targets of the first T.
-        chunk: positions whose float32 logits [B, chunk, V] exist at once, forward and backward.
+        chunk: positions whose float32 logits [B, chunk, V] exist at once.
         weights_BT: float32 weight of each target; 0 keeps it out of the loss. Default: all 1.
 
     Returns:
@@ -37,25 +40,84 @@ def loss_sum(
         weights_BT = jnp.ones(targets_BT.shape, jnp.float32)
     x_BTD = model.final_states(params, tokens_BT, config, partition=partition, dropout_key=dropout_key)
     table_VD = params["wte"].astype(x_BTD.dtype)
-    if partition:  # Gathered once, and its gradient sent once, not for each chunk.
-        table_VD = partition.constrain(table_VD, "logits", "table")
-
     if partition:
         # For the logits, gathered over fsdp alone and once for all chunks. Left to the compiler, every chunk gathered
         # it anew, forward and backward, and where fsdp and tensor both cut it, whole onto every device.
-        params = params | {"wte": partition.constrain(params["wte"], "logits", "table")}
+        table_VD = partition.constrain(table_VD, "logits", "table")
+    total = _cross_entropy(x_BTD, table_VD, targets_BT, weights_BT, config.n_vocab, chunk, partition)
+    return total, jnp.sum(weights_BT)
 
-    def part(x_BTD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array) -> jax.Array:
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _cross_entropy(
+    x_BTD: jax.Array,
+    table_VD: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    n_vocab: int,
+    chunk: int,
+    partition: Partition | None,
+) -> jax.Array:
+    """The weighted sum, a chunk of positions at a time.
+
+    Its gradient is written out: it is made beside the sum, from the same logits, which are then neither kept nor
+    computed a second time. Reverse mode only; weights get no gradient.
+    """
+    return _by_chunks(x_BTD, table_VD, targets_BT, weights_BT, n_vocab, chunk, partition, graded=False)[0]
+
+
+def _cross_entropy_forward(
+    x_BTD: jax.Array, table_VD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, *static: Any
+) -> tuple[jax.Array, Any]:
+    total, x_grad_BTD, table_grad_VD = _by_chunks(x_BTD, table_VD, targets_BT, weights_BT, *static, graded=True)
+    return total, (x_grad_BTD, table_grad_VD.astype(table_VD.dtype))
+
+
+def _cross_entropy_backward(*args: Any) -> tuple[jax.Array, jax.Array, None, None]:
+    *_, (x_grad_BTD, table_grad_VD), grad = args
+    return x_grad_BTD * grad.astype(x_grad_BTD.dtype), table_grad_VD * grad.astype(table_grad_VD.dtype), None, None
+
+
+_cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
+
+
+def _by_chunks(
+    x_BTD: jax.Array,
+    table_VD: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    n_vocab: int,
+    chunk: int,
+    partition: Partition | None,
+    *,
+    graded: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The sum and, if ``graded``, its gradients by states [B, T, D] and table [V, D] (float32); else empty ones."""
+
+    def part(sums: tuple[jax.Array, jax.Array], xs: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
+        total, table_grad_VD = sums
+        x_BTD, targets_BT, weights_BT = xs
         logits_BTV = model.logits({"wte": table_VD}, x_BTD, partition)
-        real_V = jnp.arange(logits_BTV.shape[-1]) < config.n_vocab
-        logits_BTV = jnp.where(real_V[None, None], logits_BTV, jnp.finfo(jnp.float32).min)
+        numbers_V = jnp.arange(logits_BTV.shape[-1])
+        logits_BTV = jnp.where((numbers_V < n_vocab)[None, None], logits_BTV, jnp.finfo(jnp.float32).min)
         target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1, mode="fill")[..., 0]
-        return jnp.sum(weights_BT * (jax.nn.logsumexp(logits_BTV, axis=-1) - target_BT))
+        normaliser_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+        total = total + jnp.sum(weights_BT * (normaliser_BT - target_BT))
+        if not graded:
+            return (total, table_grad_VD), x_BTD[..., :0]
+        wanted_BTV = (numbers_V[None, None] == targets_BT[..., None]).astype(jnp.float32)
+        error_BTV = jnp.exp(logits_BTV - normaliser_BT[..., None]) - wanted_BTV
+        logits_grad_BTV = (weights_BT[..., None] * error_BTV).astype(x_BTD.dtype)
+        x_grad_BTD = jnp.einsum("btv,vd->btd", logits_grad_BTV, table_VD)
+        added_VD = jnp.einsum("btv,btd->vd", logits_grad_BTV, x_BTD, preferred_element_type=jnp.float32)
+        return (total, table_grad_VD + added_VD), x_grad_BTD
 
-    length = targets_BT.shape[1]
-    count = jnp.sum(weights_BT)
+    width, length = x_BTD.shape[-1] if graded else 0, targets_BT.shape[1]
+    sums = (jnp.zeros((), jnp.float32), jnp.zeros((table_VD.shape[0], width), jnp.float32))
+    arrays = (x_BTD, targets_BT, weights_BT)
     if length <= chunk:
-        return part(x_BTD, targets_BT, weights_BT), count
+        sums, x_grad_BTD = part(sums, arrays)
+        return sums[0], x_grad_BTD, sums[1]
 
     whole = length - length % chunk
 
@@ -63,14 +125,9 @@ def loss_sum(
         parts = array[:, :whole].reshape(array.shape[0], -1, chunk, *array.shape[2:])
         return jnp.moveaxis(parts, 1, 0)
 
-    # The backward pass computes each chunk's logits again rather than keep them.
-    part = jax.checkpoint(part, prevent_cse=False)
-
-    def body(total: jax.Array, xs: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
-        return total + part(*xs), None
-
-    arrays = (x_BTD, targets_BT, weights_BT)
-    total, _ = jax.lax.scan(body, jnp.zeros((), jnp.float32), tuple(map(chunked, arrays)))
+    sums, parts_NBTD = jax.lax.scan(part, sums, tuple(map(chunked, arrays)))
+    x_grad_BTD = jnp.moveaxis(parts_NBTD, 0, 1).reshape(x_BTD.shape[0], whole, width)
     if whole < length:
-        total = total + part(*(array[:, whole:] for array in arrays))
-    return total, count
+        sums, rest_BTD = part(sums, tuple(array[:, whole:] for array in arrays))
+        x_grad_BTD = jnp.concatenate([x_grad_BTD, rest_BTD], axis=1)
+    return sums[0], x_grad_BTD, sums[1]

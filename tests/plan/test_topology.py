@@ -124,5 +124,6 @@ def test_between_slices_and_nodes_the_outer_network_counts() -> None:
 def test_the_table_of_chips_is_whole() -> None:
     for name, chip in CHIPS.items():
         figures = dataclasses.asdict(chip)
-        assert all(figures[key] > 0 for key in ("peak_tflops", "memory_gb", "memory_gbs", "link_gbs", "outside_gbs")), name
+        needed = ("peak_tflops", "memory_gb", "memory_gbs", "link_gbs", "outside_gbs")
+        assert all(figures[key] > 0 for key in needed), name
         assert (chip.torus > 0) == (chip.clock_ghz > 0) == (chip.matrix_width > 0) == (chip.wraps_at > 0), name
