@@ -221,6 +221,9 @@ class TrainingConfig:
     """Sequences per step, over all devices and micro-batches."""
     micro_batches: Count = 1
     """Parts that a step's batch is computed in, one after the other (gradient accumulation)."""
+    sequence_sharding: bool = False
+    """Between blocks, cut the residual stream's positions over mesh.tensor too (Korthikanti et al. 2022): activations
+    take less memory, for exchanges of the same size but more of them."""
     seed: CountOrZero = 0
     """Seed of initialisation, data order and dropout."""
     loss_chunk: Count = 128

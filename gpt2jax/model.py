@@ -45,6 +45,17 @@ class _Module(nn.Module):
         return self.param(name, lambda key: parameters.initial_value(parameter, key, size, self.config))
 
 
+class _Placed(_Module):
+    partition: Partition | None = None
+
+    def pin(self, x: jax.Array, *axes: str) -> jax.Array:
+        """``x`` [B, ...] on the mesh, where the rules cut positions between blocks (``sequence``): they are whole
+        inside a block, which is cut along heads and MLP. Left to the compiler, the cut moves about."""
+        if self.partition is None or not self.partition.rules.sequence:
+            return x
+        return self.partition.constrain(x, "batch", *axes)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(x_BTD: jax.Array, scale_D: jax.Array, bias_D: jax.Array, epsilon: float) -> jax.Array:
     """Layer norm over D with the biased variance, in float32 (openai/gpt-2, src/model.py, ``norm``).
@@ -96,9 +107,7 @@ class Dense(_Module):
         return jnp.einsum(self.einsum, x, kernel.astype(x.dtype)) + jnp.expand_dims(bias.astype(x.dtype), self.expand)
 
 
-class Attention(_Module):
-    partition: Partition | None = None
-
+class Attention(_Placed):
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, cache: dict[str, jax.Array] | None, position_B: jax.Array | None, deterministic: bool
@@ -117,9 +126,10 @@ class Attention(_Module):
         else:  # On CPU the other form takes five times as long for few positions, and this one longer for many.
             qkv_BTCHK = Dense(config, "h/attn/c_attn", "btd,dchk->btchk", name="c_attn")(x_BTD)
             qkv_CBHTK = qkv_BTCHK.transpose(2, 0, 3, 1, 4)
-        q_BHTK, k_BHTK, v_BHTK = qkv_CBHTK
+        q_BHTK, k_BHTK, v_BHTK = (self.pin(one_BHTK, "heads", "length", "head_dim") for one_BHTK in qkv_CBHTK)
         if cache is None or position_B is None:
             out_BHTK = attend(kernel, config, q_BHTK, k_BHTK, v_BHTK, self.partition, key)
+            out_BHTK = self.pin(out_BHTK, "heads", "length", "head_dim")
             cache = {"k": k_BHTK, "v": v_BHTK}
         else:
             cache = {"k": _write(cache["k"], k_BHTK, position_B), "v": _write(cache["v"], v_BHTK, position_B)}
@@ -134,38 +144,36 @@ def _write(cache_BHSK: jax.Array, new_BHTK: jax.Array, position_B: jax.Array) ->
     return write(cache_BHSK, new_BHTK, position_B)
 
 
-class Mlp(_Module):
+class Mlp(_Placed):
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         x_BTF = Dense(self.config, "h/mlp/c_fc", "btd,df->btf", name="c_fc")(x_BTD)
+        x_BTF = self.pin(x_BTF, "length", "mlp")
         x_BTF = jax.nn.gelu(x_BTF, approximate=True)  # The tanh form, as OpenAI's program has it.
         return Dense(self.config, "h/mlp/c_proj", "btf,fd->btd", name="c_proj")(x_BTF)
 
 
-class Block(_Module):
-    partition: Partition | None = None
-
+class Block(_Placed):
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, cache: dict[str, jax.Array] | None, position_B: jax.Array | None, deterministic: bool
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         config = self.config
         dropout = nn.Dropout(config.dropout, deterministic=deterministic)
-        branch_BTD, cache = Attention(config, self.partition, name="attn")(
-            LayerNorm(config, "h/ln_1", name="ln_1")(x_BTD), cache, position_B, deterministic
-        )
-        x_BTD = x_BTD + dropout(branch_BTD)
-        branch_BTD = Mlp(config, name="mlp")(LayerNorm(config, "h/ln_2", name="ln_2")(x_BTD))
-        x_BTD = x_BTD + dropout(branch_BTD)
+        normed_BTD = self.pin(LayerNorm(config, "h/ln_1", name="ln_1")(x_BTD), "length", "model")
+        branch_BTD, cache = Attention(config, self.partition, name="attn")(normed_BTD, cache, position_B, deterministic)
+        x_BTD = x_BTD + dropout(self.pin(branch_BTD, "sequence", "model"))
+        normed_BTD = self.pin(LayerNorm(config, "h/ln_2", name="ln_2")(x_BTD), "length", "model")
+        branch_BTD = Mlp(config, self.partition, name="mlp")(normed_BTD)
+        x_BTD = x_BTD + dropout(self.pin(branch_BTD, "sequence", "model"))
         if self.partition:
-            x_BTD = self.partition.constrain(x_BTD, "batch", "length", "model")
+            x_BTD = self.partition.constrain(x_BTD, "batch", "sequence", "model")
         return x_BTD, cache
 
 
-class GPT2(_Module):
+class GPT2(_Placed):
     """The stack over whole sequences: scanned over layers, so that it compiles as fast for 48 as for 2."""
 
-    partition: Partition | None = None
     keep_states: bool = False
 
     @nn.compact
@@ -174,7 +182,7 @@ class GPT2(_Module):
         config, partition = self.config, self.partition
         x_BTD = _embed(self.row("wte"), self.row("wpe"), tokens_BT, jnp.arange(tokens_BT.shape[1])[None, :], config)
         if partition:
-            x_BTD = partition.constrain(x_BTD, "batch", "length", "model")
+            x_BTD = partition.constrain(x_BTD, "batch", "sequence", "model")
         x_BTD = nn.Dropout(config.dropout, deterministic=deterministic)(x_BTD)
         embedded_BTD = x_BTD
 

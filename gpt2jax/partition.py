@@ -25,10 +25,12 @@ class Rules:
     The batch is spread over ``data`` and ``fsdp``. Kernels are cut along the model width over ``fsdp`` (gathered
     for use, layer by layer) and along heads or MLP over ``tensor`` (computed in place). The token table is cut along
     the vocabulary over both, so that its padded 128 n rows, not the width that activations contract with, divide.
+    ``sequence`` is positions of the residual stream between blocks.
     """
 
     batch: MeshAxes = ("data", "fsdp")
     length: MeshAxes = ()
+    sequence: MeshAxes = ()
     vocab: MeshAxes = ("tensor", "fsdp")
     logits: MeshAxes = ("tensor",)
     position: MeshAxes = ()
@@ -76,7 +78,7 @@ class Partition:
         """
         sizes = dict(parameters.axis_sizes(config))
         if batch is not None:
-            sizes["batch"] = batch
+            sizes |= {"batch": batch, "sequence": config.n_ctx}
         for axis, size in sizes.items():
             over = getattr(self.rules, axis)
             if size % self.size(over):

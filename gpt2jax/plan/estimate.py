@@ -11,11 +11,11 @@ from gpt2jax import attention, parameters
 from gpt2jax.config import Config, ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.kernels import splash_blocks
-from gpt2jax.partition import Partition, check_whole, make_mesh
+from gpt2jax.partition import Partition
 from gpt2jax.plan import network
-from gpt2jax.plan.program import Collective, work
 from gpt2jax.plan.topology import Topology, coordinates, devices
-from gpt2jax.train.step import abstract_state, make_train_step
+from gpt2jax.program import Collective, work
+from gpt2jax.train.step import abstract_state, make_place, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Estimate:
     busy_seconds: float
     """Of computing: by the compiler's own estimate and, for the attention kernel, its operations; the larger of
     compute and memory where the compiler makes none."""
+    busy_parts: dict[str, float]
+    """What it is busy with, where the compiler says."""
     collectives: tuple[Collective, ...]
 
     @property
@@ -98,10 +100,8 @@ def plan_training(config: Config, topology: Topology) -> Estimate:
     found, own = devices(topology)
     asked = config
     config = dataclasses.replace(config, model=plan_model(config.model, topology, own))
-    place = Partition(make_mesh(config.mesh, found))
+    place = make_place(config, found)
     parts, rows = config.training.micro_batches, config.training.batch_size // config.training.micro_batches
-    place.check(config.model, batch=rows)
-    check_whole(config.model, place, config.mesh.max_whole)
     state = abstract_state(config, place)
     shape = (parts, rows, config.model.n_ctx + 1)
     windows = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place.sharding(None, "batch", None))
@@ -173,11 +173,17 @@ def estimate(
     places = [coordinates(device, topology, number) for number, device in enumerate(place.mesh.devices.flat)]
     times = [network.seconds(collective, places, topology) for collective in found.collectives]
     compute, traffic = flops / (chip.peak_tflops * 1e12), found.memory_bytes / (chip.memory_gbs * 1e9)
-    busy = max(compute, traffic)
+    busy, parts = max(compute, traffic), {}
     if own and found.cycles:
         # A head narrower than the matrix unit leaves the rest of it idle.
         share = min(1.0, config.model.head_dim / chip.matrix_width)
-        busy = found.cycles / (chip.clock_ghz * 1e9) + kernel_flops / (chip.peak_tflops * 1e12 * share)
+        hertz = chip.clock_ghz * 1e9
+        parts = {
+            "products": found.product_cycles / hertz,
+            "attention kernel": kernel_flops / (chip.peak_tflops * 1e12 * share),
+            "all else": (found.cycles - found.product_cycles) / hertz,
+        }
+        busy = sum(parts.values())
     return Estimate(
         config=config,
         topology=topology,
@@ -192,6 +198,7 @@ def estimate(
         network_seconds=sum(times),
         exposed_seconds=sum(time for time, one in zip(times, found.collectives, strict=True) if not one.hidden),
         busy_seconds=busy,
+        busy_parts=parts,
         collectives=found.collectives,
     )
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from gpt2jax.plan.program import Collective
 from gpt2jax.plan.topology import Topology
+from gpt2jax.program import Collective
 
 
 def seconds(collective: Collective, places: Sequence[tuple[int, ...]], topology: Topology) -> float:

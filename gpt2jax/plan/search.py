@@ -32,7 +32,8 @@ def candidates(config: Config, topology: Topology) -> list[Candidate]:
     for tensor in _divisors(min(count, 8)):
         for fsdp in _divisors(count // tensor):
             data = count // tensor // fsdp
-            if config.model.n_head % tensor or config.model.n_embd % fsdp or data % topology.slices:
+            uncut = config.model.n_head % tensor or config.model.n_embd % fsdp
+            if uncut or config.model.padded_vocab % (fsdp * tensor) or data % topology.slices:
                 continue
             for parts in _divisors(rows // (data * fsdp)) if rows % (data * fsdp) == 0 else []:
                 mesh = (data, fsdp, tensor)

@@ -48,6 +48,7 @@ def report(estimate: Estimate, tokens_to_train: float | None) -> str:
     how = "by the compiler's cycles" if estimate.compiled_for.endswith("(libtpu)") else "no less than"
     lines += [
         f"  {'busy, ' + how:<32}{1000 * estimate.busy_seconds:>9.3f}",
+        *(f"    {name:<30}{1000 * seconds:>9.3f}" for name, seconds in estimate.busy_parts.items() if seconds),
         f"  {'waiting for the network':<32}{1000 * estimate.exposed_seconds:>9.3f}",
         f"  {'estimated':<32}{1000 * estimate.seconds:>9.3f}",
         "",

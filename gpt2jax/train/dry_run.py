@@ -1,17 +1,18 @@
 """What a run would put on each device, without training: shards, their bytes, and what the compiled step needs."""
 
-import re
+import dataclasses
 from collections import Counter
 
 import jax
 import jax.numpy as jnp
 
 from gpt2jax import parameters
+from gpt2jax.attention import describe_attention
 from gpt2jax.config import Config
-from gpt2jax.partition import Partition, make_mesh, whole_parameters
-from gpt2jax.train.step import abstract_state, make_train_step
+from gpt2jax.partition import Partition, whole_parameters
+from gpt2jax.program import COLLECTIVES, work
+from gpt2jax.train.step import abstract_state, make_place, make_train_step
 
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 MIB = 2**20
 
 
@@ -21,9 +22,12 @@ def dry_run(config: Config) -> str:
     Raises:
         GPT2JaxError: the mesh does not divide the model or the batch.
     """
-    place = Partition(make_mesh(config.mesh))
-    place.check(config.model, batch=config.training.batch_size // config.training.micro_batches)
-    return f"{shards(config, place)}\n\n{step(config, place)}"
+    place = make_place(dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, max_whole=1.0)))
+    _, share = whole_parameters(config.model, place)
+    limit = config.mesh.max_whole
+    refused = f"\nmore than mesh.max_whole ({limit}): training will refuse it" if share > limit else ""
+    kernel = describe_attention(config.model, place)
+    return f"{shards(config, place)}{refused}\n\nattention: {kernel}\n{step(config, place)}"
 
 
 def shards(config: Config, place: Partition) -> str:
@@ -66,10 +70,10 @@ def step(config: Config, place: Partition) -> str:
 
 
 def collectives(program: str) -> dict[str, int]:
-    """How many of each kind stand in an HLO text; those in a loop count once."""
-    # Between the name and the operation stands the result's shape, of a tuple with comments in it.
-    pattern = rf"^ *(?:ROOT )?%?[\w.-]+ = .*? ({'|'.join(COLLECTIVES)})(?:-start)?\("
-    found = Counter(re.findall(pattern, program, re.MULTILINE))
+    """How often each kind runs in a program, given as HLO text."""
+    found: Counter[str] = Counter()
+    for one in work(program).collectives:
+        found[one.kind] += one.count
     return {kind: found[kind] for kind in COLLECTIVES if found[kind]}
 
 

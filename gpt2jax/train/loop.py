@@ -25,11 +25,11 @@ from gpt2jax.distributed import is_primary
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import write_text
 from gpt2jax.parameters import Params
-from gpt2jax.partition import Partition, check_whole, make_mesh
+from gpt2jax.partition import Partition
 from gpt2jax.train.plots import draw_loss
 from gpt2jax.train.report import write_report
 from gpt2jax.train.runlog import Row, RunLog
-from gpt2jax.train.step import abstract_state, init_state, make_eval_step, make_train_step
+from gpt2jax.train.step import abstract_state, init_state, make_eval_step, make_place, make_train_step
 from gpt2jax.weights.sources import open_weights
 from gpt2jax.weights.weights import load_params
 
@@ -68,10 +68,8 @@ def train(config: Config, command: str = "") -> Result:
     held_out, _, bytes_per_token = open_split(data.path, "validation", model.n_ctx, model.n_vocab, data.tokenizer)
 
     # The mesh, and whether it divides this model and batch.
-    place = Partition(make_mesh(config.mesh))
+    place = make_place(config)
     micro_batch = training.batch_size // training.micro_batches
-    place.check(model, batch=micro_batch)
-    check_whole(model, place, config.mesh.max_whole)
     kernel = describe_attention(model, place)
 
     run_dir = Path(training.run_dir)

@@ -1,7 +1,7 @@
 """The training step: one jitted, donated function from state and batch to state and metrics."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import optax
 from gpt2jax import parameters, partition
 from gpt2jax.config import Config, ModelConfig
 from gpt2jax.parameters import Params
-from gpt2jax.partition import Partition
+from gpt2jax.partition import Partition, Rules, check_whole, make_mesh
 from gpt2jax.train.objective import loss_sum
 from gpt2jax.train.optimizer import make_optimizer, schedule
 
@@ -27,6 +27,22 @@ class TrainState:
     """int32: steps done. Batch, dropout and learning rate of the next step are functions of it."""
     params: Params
     opt_state: Any
+
+
+def make_place(config: Config, devices: Sequence[Any] | None = None) -> Partition:
+    """The mesh and the rules of a training run.
+
+    Args:
+        devices: by default all there are.
+
+    Raises:
+        GPT2JaxError: the mesh does not divide the devices, the model or the batch, or leaves too much whole.
+    """
+    sequence = ("tensor",) if config.training.sequence_sharding else ()
+    place = Partition(make_mesh(config.mesh, devices), Rules(sequence=sequence))
+    place.check(config.model, batch=config.training.batch_size // config.training.micro_batches)
+    check_whole(config.model, place, config.mesh.max_whole)
+    return place
 
 
 def abstract_state(config: Config, place: Partition) -> TrainState:

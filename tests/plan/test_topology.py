@@ -8,8 +8,8 @@ import pytest
 from gpt2jax.chips import CHIPS, known_chip
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.plan import network
-from gpt2jax.plan.program import Collective
 from gpt2jax.plan.topology import Topology, coordinates, parse_topology
+from gpt2jax.program import Collective
 
 
 @pytest.mark.parametrize(

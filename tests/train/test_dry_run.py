@@ -11,16 +11,17 @@ from gpt2jax.config import Config, MeshConfig, ModelConfig, TrainingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.partition import Partition, Rules, check_whole, make_mesh
 from gpt2jax.presets import preset
-from gpt2jax.train.dry_run import collectives, dry_run, shards, step
+from gpt2jax.train.dry_run import dry_run, shards, step
 from tests.helpers import MESHES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SMALL = ModelConfig(n_vocab=257, n_ctx=16, n_embd=32, n_head=8, n_layer=2)
+CUT = Rules(sequence=("tensor",))
 COLLECTIVES = GOLDEN / "collectives.txt"
 JAX = ".".join(jax.__version__.split(".")[:2])
 HEAD = f"""\
 # Collectives in the compiled training step of the small model in tests/train/test_dry_run.py, by jax {JAX}.
-# data, fsdp, tensor: how many of each kind; those in a loop (layers, chunks of the loss) count once.
+# data, fsdp, tensor: how many of each kind run; + cut: with training.sequence_sharding.
 """
 
 
@@ -50,14 +51,15 @@ def talk(mesh: tuple[int, int, int], rules: Rules | None = None) -> str:
     """A line of the golden file, as the step is compiled now."""
     settings = config(SMALL, mesh)
     report = step(settings, Partition(make_mesh(settings.mesh), rules or Rules()))
-    return f"{', '.join(map(str, mesh))}: {report.splitlines()[-1].removeprefix('collectives in the step: ')}"
+    cut = " + cut" if rules == CUT else ""
+    return f"{', '.join(map(str, mesh))}{cut}: {report.splitlines()[-1].removeprefix('collectives in the step: ')}"
 
 
-def golden_talk(mesh: tuple[int, int, int]) -> str | None:
+def golden_talk(mesh: tuple[int, int, int], cut: bool = False) -> str | None:
     """The golden file's line of a mesh, unless another version of jax wrote the file."""
     head, *lines = COLLECTIVES.read_text().splitlines()
     assert re.search(r"by jax \d+\.\d+\.$", head)
-    name = ", ".join(map(str, mesh))
+    name = ", ".join(map(str, mesh)) + (" + cut" if cut else "")
     [line] = [line for line in lines if line.startswith(f"{name}: ")]
     return line if head in HEAD else None
 
@@ -72,6 +74,12 @@ def test_devices_talk_as_they_did(mesh: tuple[int, int, int]) -> None:
     assert golden_talk(mesh) in (line, None)
 
 
+def test_devices_talk_as_they_did_with_positions_cut() -> None:
+    line = talk((1, 1, 8), CUT)
+    assert "all-gather" in line
+    assert golden_talk((1, 1, 8), cut=True) in (line, None)
+
+
 @pytest.mark.parametrize(
     ("mesh", "rules", "added"),
     [
@@ -84,17 +92,6 @@ def test_a_rule_gone_wrong_is_seen(mesh: tuple[int, int, int], rules: Rules, add
     line = talk(mesh, rules)
     assert added in line
     assert line != golden_talk(mesh)
-
-
-def test_collectives_are_counted_in_a_program() -> None:
-    program = """
-      %a = f32[8]{0} all-reduce(%x), channel_id=1
-      %b = (f32[4]{0}, f32[8]{0}) all-gather-start(%y), dimensions={0}
-      %c = f32[8]{0} all-gather-done(%b)
-      %d = f32[8]{0} fusion(%all-reduce.1), calls=%e
-      ROOT %f = f32[8]{0} all-to-all(%z)
-    """
-    assert collectives(program) == {"all-reduce": 1, "all-gather": 1, "all-to-all": 1}
 
 
 def test_parameters_left_whole_are_refused_above_the_limit() -> None:
@@ -117,6 +114,8 @@ def test_a_dry_run_needs_no_data_and_writes_nothing(
     out = capsys.readouterr().out
     assert "h/attn/c_attn/kernel  [2, 32, 3, 4, 8]  -, fsdp, -, tensor, -" in out
     assert "on each device" in out
+    assert "more than mesh.max_whole (0.02): training will refuse it" in out
+    assert "attention: xla" in out
     assert [path.name for path in tmp_path.iterdir()] == ["settings.yaml"]
     with pytest.raises(GPT2JaxError, match=r"batch: 4: should be a multiple of the mesh's"):
         dry_run(Config(model=SMALL, mesh=MeshConfig(), training=TrainingConfig(batch_size=8, micro_batches=2)))
@@ -127,4 +126,5 @@ if __name__ == "__main__":
     for mesh in ((1, 8, 1), (2, 2, 2)):
         settings = config(ModelConfig(**preset("gpt2")), mesh)  # type: ignore[arg-type]
         golden(mesh).write_text(shards(settings, Partition(make_mesh(settings.mesh))) + "\n")
-    COLLECTIVES.write_text(HEAD + "".join(f"{talk(mesh)}\n" for mesh in MESHES))
+    lines = [*map(talk, MESHES), talk((1, 1, 8), CUT)]
+    COLLECTIVES.write_text(HEAD + "".join(f"{line}\n" for line in lines))

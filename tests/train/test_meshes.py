@@ -14,7 +14,7 @@ import pytest
 
 from gpt2jax.config import Config, OptimizerConfig, TrainingConfig
 from gpt2jax.parameters import Params
-from gpt2jax.partition import Partition, init_params
+from gpt2jax.partition import Partition, Rules, init_params
 from gpt2jax.train import step as step_module
 from gpt2jax.train.objective import loss_sum
 from gpt2jax.train.step import init_state, make_eval_step, make_train_step
@@ -92,6 +92,23 @@ def test_loss_and_gradients_are_those_of_one_device_and_one_batch(
     loss, grads = mean_of_means(parts)
     assert (relative_distance(loss, wanted_loss) > 5e-4) == (name == "some")
     assert (nearest(grads, wanted) > 0.3) == (name == "some")
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 8), (2, 2, 2)])
+def test_positions_cut_between_blocks_change_no_number_and_less_is_held(
+    sizes: tuple[int, int, int], fresh: Params, one_batch: dict[str, tuple[Any, Params]]
+) -> None:
+    whole, cut = place_on(*sizes), place_on(*sizes, rules=Rules(sequence=("tensor",)))
+    params, of = jax.device_put(fresh, cut.params()), gradient(cut)
+    loss, grads = mean([of(params, *batch) for batch in zip(WINDOWS_ABT1, MASK_ABT, strict=True)])
+    wanted_loss, wanted = one_batch["some"]
+    assert relative_distance(loss, wanted_loss) < 1e-6
+    assert relative_distance(grads, wanted) < 3e-6
+    held = [
+        gradient(place).lower(params, WINDOWS_ABT1[0], MASK_ABT[0]).compile().memory_analysis().temp_size_in_bytes
+        for place in (whole, cut)
+    ]
+    assert held[1] < held[0]
 
 
 def test_the_mean_of_the_devices_means_is_another_number(

@@ -71,6 +71,8 @@ class Work:
     """Read from and written to the device's memory, without collectives."""
     cycles: float
     """The compiler's own estimate over all instructions but collectives and kernels; 0 where it makes none."""
+    product_cycles: float
+    """Of these, those of instructions with a matrix product in them."""
     collectives: tuple[Collective, ...]
 
 
@@ -80,7 +82,7 @@ Program = dict[str, list[Instruction]]
 def work(text: str) -> Work:
     """Read an HLO text (``compiled.as_text()``), counting an instruction in a loop as often as the loop turns."""
     program, entry = parse(text)
-    memory = cycles = 0.0
+    memory = cycles = product_cycles = 0.0
     exchanges: dict[tuple[str, tuple[int, ...], bool], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     for home, instruction, times in executed(program, entry):
         found = _collective(program, home, instruction)
@@ -92,8 +94,10 @@ def work(text: str) -> Work:
         else:
             memory += times * _traffic(program, home, instruction)
             cycles += times * instruction.number("estimated_cycles")
+            if _multiplies(program, instruction):
+                product_cycles += times * instruction.number("estimated_cycles")
     collectives = (Collective(*key, count, size) for key, (count, size) in sorted(exchanges.items()))
-    return Work(memory, cycles, tuple(collectives))
+    return Work(memory, cycles, product_cycles, tuple(collectives))
 
 
 def parse(text: str) -> tuple[Program, str]:
@@ -159,6 +163,12 @@ def _turns(loop: Instruction, condition: list[Instruction]) -> int:
         return int(known.group(1))
     ends = [int(part.arguments) for part in condition if part.opcode == "constant" and part.arguments.isdecimal()]
     return max(ends, default=1)
+
+
+def _multiplies(program: Program, instruction: Instruction) -> bool:
+    if instruction.opcode == "fusion":
+        return any(_multiplies(program, part) for part in program[instruction.called("calls")])
+    return instruction.opcode in ("convolution", "dot")
 
 
 def _traffic(program: Program, home: str, instruction: Instruction) -> float:
