@@ -106,11 +106,8 @@ def plan_training(config: Config, topology: Topology) -> Estimate:
     shape = (parts, rows, config.model.n_ctx + 1)
     windows = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place.sharding(None, "batch", None))
     compiled = compile_for(topology, make_train_step(config, place).lower(state, windows))  # type: ignore[attr-defined]
-    memory = {
-        "parameters": local_bytes(state.params),
-        "optimizer state": local_bytes(state.opt_state),
-        "activations and temporaries": compiled.memory_analysis().temp_size_in_bytes,
-    }
+    memory = {"parameters": local_bytes(state.params), "optimizer state": local_bytes(state.opt_state)}
+    memory["activations and temporaries"] = temporary_bytes(compiled, own, sum(memory.values()))
     length, tokens = config.model.n_ctx, config.training.batch_size * config.model.n_ctx
     kernel, _ = attention.choose(config.model, length, jnp.dtype(jnp.bfloat16), "tpu" if own else "cpu", False)
     kernel_flops = 0.0
@@ -142,6 +139,15 @@ def compile_for(topology: Topology, lowered: Any) -> Any:
             f"topology: {topology.name!r}: does not fit, by {needed - room:.2f} GiB: the step takes {needed:.2f} GiB of"
             f" {room:.2f} on each chip; try more micro-batches (training.micro_batches), model.remat, or --search"
         ) from None
+
+
+def temporary_bytes(compiled: Any, own: bool, given: float) -> float:
+    """What a program holds at its peak beside the ``given`` bytes that are there before it.
+
+    Only the compiler for TPU says what the peak is; the sum of all temporaries counts some that are not there together.
+    """
+    memory = compiled.memory_analysis()
+    return max(memory.peak_memory_in_bytes - given, 0.0) if own else float(memory.temp_size_in_bytes)
 
 
 def local_bytes(tree: Any) -> float:

@@ -13,7 +13,7 @@ from gpt2jax.generate import engine
 from gpt2jax.generate.request import Request, Row, make_history, make_knobs, make_stops
 from gpt2jax.parameters import Parameter, Params
 from gpt2jax.partition import Partition, make_mesh
-from gpt2jax.plan.estimate import Estimate, compile_for, estimate, local_bytes, plan_model
+from gpt2jax.plan.estimate import Estimate, compile_for, estimate, local_bytes, plan_model, temporary_bytes
 from gpt2jax.plan.topology import Topology, devices
 
 
@@ -41,8 +41,8 @@ def plan_generating(config: Config, topology: Topology, rows: int) -> Estimate:
         "parameters": local_bytes(params),
         "keys and values": local_bytes(state.cache),
         "the rest of the state": local_bytes(dataclasses.replace(state, cache=[])),
-        "temporaries": compiled.memory_analysis().temp_size_in_bytes,
     }
+    memory["temporaries"] = temporary_bytes(compiled, own, sum(memory.values()))
     return estimate(
         config, topology, place, own, "cached", compiled, memory, rows,
         model_flops=flops, flops=flops / topology.count, kernel_flops=0.0,

@@ -1,6 +1,7 @@
 """Meshes, micro-batches and remat policies for a run, the promising ones compiled and ranked."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
@@ -14,7 +15,7 @@ Remat = Literal["none", "attention", "dots", "full"]
 REMAT: tuple[Remat, ...] = ("none", "dots", "full")
 
 # Bytes that a layer keeps for each token and unit of width, in bfloat16: what each policy keeps in the blocks.
-_KEPT = {"none": 34.0, "attention": 34.0, "dots": 20.0, "full": 2.0}
+_KEPT = {"none": 24.0, "attention": 24.0, "dots": 20.0, "full": 2.0}
 _AGAIN = {"none": 1.0, "attention": 1.05, "dots": 1.1, "full": 4 / 3}
 
 
@@ -41,7 +42,15 @@ def candidates(config: Config, topology: Topology) -> list[Candidate]:
     room = topology.chip.memory_bytes
     # Guesses err: what seems too large by little is worth a look, behind what fits.
     found = [one for one in found if one.guess_bytes < 1.3 * room]
-    return sorted(found, key=lambda one: (one.guess_bytes > room, one.guess_seconds))
+    found.sort(key=lambda one: (one.guess_bytes > room, one.guess_seconds))
+    # The best of each tensor size, then the second best, and so on: guesses of unlike things compare badly.
+    rank: Counter[int] = Counter()
+    ranked = []
+    for place, one in enumerate(found):
+        tensor = one.config.mesh.tensor
+        ranked.append((one.guess_bytes > room, rank[tensor], place, one))
+        rank[tensor] += 1
+    return [one for *_, one in sorted(ranked, key=lambda item: item[:3])]
 
 
 def _divisors(number: int) -> list[int]:

@@ -105,6 +105,7 @@ def devices(topology: Topology) -> tuple[list[Any], bool]:
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # No chip is taken: two plans may run at once.
     # A program that no device here can run cannot be read back from the cache.
     jax.config.update("jax_enable_compilation_cache", False)
     from jax.experimental import topologies
