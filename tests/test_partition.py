@@ -1,5 +1,7 @@
 """The mesh, the rules, and that both do something."""
 
+import dataclasses
+import itertools
 import re
 from collections import Counter
 from typing import Any
@@ -14,7 +16,7 @@ from gpt2jax.config import Config, MeshConfig, ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.model import forward
 from gpt2jax.parameters import Params
-from gpt2jax.partition import AXES, Partition, Rules, init_params, make_mesh
+from gpt2jax.partition import AXES, Partition, Rules, arrange, init_params, make_mesh
 from gpt2jax.presets import preset
 from gpt2jax.train.objective import loss_sum
 from gpt2jax.train.step import TrainState, abstract_state, init_state
@@ -230,3 +232,56 @@ def test_the_state_is_as_large_as_its_parts() -> None:
     assert state.step.dtype == jnp.int32
     floats = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.dtype == jnp.float32)
     assert floats == 3 * sum(leaf.size for leaf in jax.tree.leaves(parameters.abstract(TINY)))
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeChip:
+    """What the placing of a mesh looks at."""
+
+    id: int
+    coords: tuple[int, int, int]
+    slice_index: int = 0
+    process_index: int = 0
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+
+
+def chips(width: int, height: int, slices: int = 1) -> list[FakeChip]:
+    return [
+        FakeChip(number, (x, y, 0), part)
+        for number, (part, y, x) in enumerate(itertools.product(range(slices), range(height), range(width)))
+    ]
+
+
+def test_each_axis_of_a_mesh_gets_whole_rings_of_the_torus() -> None:
+    mesh = arrange(chips(16, 16), (16, 16, 1))
+    for axis in (0, 1):
+        ring = np.moveaxis(mesh, axis, 0)[:, 3, 0]
+        varying = [len({chip.coords[side] for chip in ring}) for side in (0, 1)]
+        assert sorted(varying) == [1, 16]
+    # In the order of their numbers the chips of a side of eight would snake through the torus.
+    square = arrange(chips(8, 8), (4, 16, 1))
+    sides = {tuple(len({chip.coords[side] for chip in square[row, :, 0]}) for side in (0, 1)) for row in range(4)}
+    assert sides <= {(2, 8), (8, 2), (4, 4)}
+    assert {chip.id for chip in square.ravel()} == set(range(64))
+
+
+def test_data_goes_across_slices_and_the_rest_stays_inside() -> None:
+    mesh = arrange(chips(4, 4, slices=2), (4, 8, 1))
+    inside = [{chip.slice_index for chip in mesh[row].ravel()} for row in range(4)]
+    assert inside == [{0}, {0}, {1}, {1}]
+    with pytest.raises(GPT2JaxError, match=r"^mesh.data: 1: should be a multiple of the number of slices, which is 2$"):
+        arrange(chips(4, 4, slices=2), (1, 32, 1))
+
+
+def test_an_axis_that_is_no_product_of_the_torus_gets_parts_of_rings() -> None:
+    cube = [FakeChip(n, c) for n, c in enumerate(itertools.product(range(4), repeat=3))]
+    cube = [dataclasses.replace(chip, device_kind="TPU v5") for chip in cube]
+    assert arrange(cube, (8, 8, 1)).shape == (8, 8, 1)
+
+
+def test_gpus_of_a_node_stay_together() -> None:
+    gpus = [FakeChip(n, (0, 0, 0), process_index=n // 8, platform="gpu", device_kind="NVIDIA H100") for n in range(16)]
+    mesh = arrange(gpus, (2, 4, 2))
+    assert [{gpu.process_index for gpu in mesh[row].ravel()} for row in range(2)] == [{0}, {1}]
