@@ -38,12 +38,12 @@ def loss_sum(
     tokens_BT, targets_BT = window_BT1[:, :-1], window_BT1[:, 1:]
     if weights_BT is None:
         weights_BT = jnp.ones(targets_BT.shape, jnp.float32)
+    if partition:
+        # The token table, gathered over fsdp alone and once, for embedding and logits. Left to the compiler, every chunk
+        # gathered it anew, forward and backward, and where fsdp and tensor both cut it, whole onto every device.
+        params = params | {"wte": partition.constrain(params["wte"], "logits", "table")}
     x_BTD = model.final_states(params, tokens_BT, config, partition=partition, dropout_key=dropout_key)
     table_VD = params["wte"].astype(x_BTD.dtype)
-    if partition:
-        # For the logits, gathered over fsdp alone and once for all chunks. Left to the compiler, every chunk gathered
-        # it anew, forward and backward, and where fsdp and tensor both cut it, whole onto every device.
-        table_VD = partition.constrain(table_VD, "logits", "table")
     total = _cross_entropy(x_BTD, table_VD, targets_BT, weights_BT, config.n_vocab, chunk, partition)
     return total, jnp.sum(weights_BT)
 
