@@ -1,7 +1,7 @@
 """Who the processes of a program are, from settings and environments alone: nothing is asked over a network.
 
-Where there are several, that is certain or an error; a program never becomes one process because half of what it needs
-was missing.
+Half of what is needed is an error, never one process. Two environments may mean one process or several, and are taken
+for one with a note: a Slurm job of several tasks outside of srun, and the first pod of an indexed Job.
 """
 
 import dataclasses

@@ -376,10 +376,12 @@ def _block(
     config: ModelConfig,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """One block of the unstacked stack; jitted, so that the layers are traced once and not one by one."""
-    # The kernel that a model was trained with may not be here, nor take a prompt's length.
-    return Block(dataclasses.replace(config, attention="auto")).apply(
-        {"params": layer_params}, x_BTD, cache, position_B, True
-    )
+    return Block(_portable(config)).apply({"params": layer_params}, x_BTD, cache, position_B, True)
+
+
+def _portable(config: ModelConfig) -> ModelConfig:
+    """To read with: the kernel that a model was trained with may not be here, nor take a text's length."""
+    return config if config.attention == "xla" else dataclasses.replace(config, attention="auto")
 
 
 def head(params: Params, x_BTD: jax.Array, config: ModelConfig) -> jax.Array:
@@ -397,5 +399,5 @@ def _apply(
 ) -> tuple[jax.Array, Any]:
     parameters.check(params, config)
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
-    model = GPT2(config, partition, keep_states)
+    model = GPT2(config if partition else _portable(config), partition, keep_states)
     return model.apply({"params": params}, tokens_BT, dropout_key is None, rngs=rngs)

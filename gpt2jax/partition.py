@@ -124,7 +124,9 @@ def arrange(devices: Sequence[Any], sizes: tuple[int, ...]) -> np.ndarray:
     Raises:
         GPT2JaxError: ``data`` is not a multiple of the number of slices.
     """
-    slices = len({getattr(device, "slice_index", None) or 0 for device in devices})
+    # GPUs have slice indices too, a node each: the order of their processes puts nodes side by side.
+    torus = devices[0].platform == "tpu"
+    slices = len({getattr(device, "slice_index", None) or 0 for device in devices}) if torus else 1
     if sizes[0] % slices:
         raise GPT2JaxError(f"mesh.data: {sizes[0]}: should be a multiple of the number of slices, which is {slices}")
     inside = (sizes[0] // slices, *sizes[1:])
@@ -189,6 +191,17 @@ def like(abstract: Any, abstract_params: parameters.Params, params: parameters.P
         return default
 
     return jax.tree_util.tree_map_with_path(place, abstract)
+
+
+def local_bytes(tree: Any) -> int:
+    """Of one device's shards of abstract arrays with shardings."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        size = leaf.dtype.itemsize
+        for length in leaf.sharding.shard_shape(leaf.shape):
+            size *= length
+        total += size
+    return total
 
 
 def init_params(key: jax.Array, config: ModelConfig, partition: Partition) -> parameters.Params:

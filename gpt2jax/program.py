@@ -14,7 +14,21 @@ import numpy as np
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
-_BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "f8e4m3fn": 8, "f8e5m2": 8, "s16": 16, "u16": 16, "bf16": 16}
+_BITS = {
+    "pred": 8,
+    "s2": 2,
+    "u2": 2,
+    "s4": 4,
+    "u4": 4,
+    "f8e4m3": 8,
+    "s8": 8,
+    "u8": 8,
+    "f8e4m3fn": 8,
+    "f8e5m2": 8,
+    "s16": 16,
+    "u16": 16,
+    "bf16": 16,
+}
 _BITS |= {"f16": 16, "s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64": 64, "c64": 64}
 _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _BEGINS = re.compile(r"\s+(ROOT )?%?[\w.-]+ = ")
@@ -54,8 +68,8 @@ class Collective:
 
     kind: str
     members: tuple[int, ...]
-    """Of the first group: numbers of devices in the order of the mesh. Of a permutation: one that sends, one that it
-    sends to."""
+    """Of the first group, which stands for all: numbers of devices in the order of the mesh. Of a permutation: the
+    first device that sends to another, and that one."""
     hidden: bool
     """Whether the program goes on computing meanwhile."""
     count: int
@@ -79,9 +93,16 @@ class Work:
 Program = dict[str, list[Instruction]]
 
 
-def work(text: str) -> Work:
-    """Read an HLO text (``compiled.as_text()``), counting an instruction in a loop as often as the loop turns."""
+def work(text: str, *, in_loop: bool = False) -> Work:
+    """Read an HLO text (``compiled.as_text()``), counting an instruction in a loop as often as the loop turns.
+
+    Args:
+        in_loop: of one turn of the program's largest loop alone.
+    """
     program, entry = parse(text)
+    if in_loop:
+        bodies = [one.called("body") for one in program[entry] if one.opcode == "while"]
+        entry = max(bodies, key=lambda body: len(program[body]))
     memory = cycles = product_cycles = 0.0
     exchanges: dict[tuple[str, tuple[int, ...], bool], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     for home, instruction, times in executed(program, entry):
@@ -137,7 +158,8 @@ def _closing(text: str) -> int:
 def executed(program: Program, computation: str, times: int = 1) -> Iterator[tuple[str, Instruction, int]]:
     """Every instruction that runs by itself, the computation it stands in, and how often it runs.
 
-    What is inside a fusion runs as the fusion; of a conditional every branch is counted.
+    What is inside a fusion runs as the fusion. Of a conditional the shortest branch counts: ours are about work that is
+    done when it is asked for, which it mostly is not.
     """
     for instruction in program[computation]:
         if instruction.opcode == "while":
@@ -146,8 +168,9 @@ def executed(program: Program, computation: str, times: int = 1) -> Iterator[tup
         elif instruction.opcode == "conditional":
             branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
             names = branches.group(1).replace("%", "").split(", ") if branches else []
-            for name in names or [instruction.called("true_computation"), instruction.called("false_computation")]:
-                yield from executed(program, name, times)
+            names = names or [instruction.called("true_computation"), instruction.called("false_computation")]
+            branches_run = [list(executed(program, name, times)) for name in names]
+            yield from min(branches_run, key=len)
         elif instruction.opcode == "call":
             yield from executed(program, instruction.called("to_apply"), times)
         elif instruction.opcode == "async-start":
@@ -261,7 +284,9 @@ def _payload(shape: str) -> float:
 
 
 def _size(dtype: str, sizes: str) -> float:
-    return _BITS.get(dtype, 0) / 8 * math.prod(int(size) for size in sizes.split(",") if size)
+    if dtype in ("token", "opaque"):
+        return 0.0
+    return _BITS[dtype] / 8 * math.prod(int(size) for size in sizes.split(",") if size)
 
 
 def _collective(program: Program, home: str, instruction: Instruction) -> tuple[str, bool, Instruction, float] | None:
@@ -297,7 +322,11 @@ def _exchanged(home: list[Instruction], instruction: Instruction) -> float:
 
 def _members(attributes: str) -> tuple[int, ...]:
     """The first of the groups of devices, from any of the forms in which they are written."""
-    listed = re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", attributes)
+    pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", attributes)
+    if pairs:
+        sent = [tuple(map(int, pair.split(","))) for pair in re.findall(r"[\d]+,[\d]+", pairs.group(1))]
+        return next((pair for pair in sent if pair[0] != pair[1]), sent[0][:1])
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
     if listed:
         return tuple(map(int, listed.group(1).split(",")))
     iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", attributes)

@@ -29,7 +29,9 @@ def start(cpu_devices: int = 0) -> None:
     """
     if cpu_devices:
         if int(os.environ.get("NPROC", "0")) <= cpu_devices:
-            raise GPT2JaxError(f"mesh.cpu_devices: {cpu_devices}: needs NPROC=64 in the environment before jax starts")
+            raise GPT2JaxError(
+                f"mesh.cpu_devices: {cpu_devices}: needs NPROC=64, or what is above it, in the environment"
+            )
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     # A folder that the user gave to jax itself stands.

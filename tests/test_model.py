@@ -13,7 +13,7 @@ from jax.test_util import check_grads
 from gpt2jax import attention, model, parameters
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.model import decode_step, forward, hidden_states, layer_norm, prefill
+from gpt2jax.model import decode_step, forward, gelu, hidden_states, layer_norm, prefill
 from gpt2jax.parameters import Params
 from gpt2jax.train.objective import loss_sum
 from tests.helpers import (
@@ -277,6 +277,19 @@ class TestLayerNorm:
         x_BTD = jax.random.normal(jax.random.key(0), (2, 2, 6))
         scale_D, bias_D = jnp.linspace(0.5, 1.5, 6), jnp.linspace(-1.0, 1.0, 6)
         check_grads(lambda *args: layer_norm(*args, 1e-5), (x_BTD, scale_D, bias_D), order=1, modes=["rev"])
+
+
+class TestGelu:
+    @pytest.mark.parametrize(("dtype", "limit"), [(jnp.float32, 5e-6), (jnp.bfloat16, 2e-2)])
+    def test_its_written_gradient_is_the_derived_one(self, dtype: Any, limit: float) -> None:
+        x = jnp.linspace(-6, 6, 241).astype(dtype)
+        found = jax.grad(lambda x: gelu(x).astype(jnp.float32).sum())(x)
+        exact = jnp.linspace(-6, 6, 241).astype(dtype).astype(jnp.float32)
+        wanted = jax.grad(lambda x: jax.nn.gelu(x, approximate=True).sum())(exact)
+        other = jax.grad(lambda x: jax.nn.gelu(1.05 * x, approximate=True).sum())(exact)
+        assert found.dtype == dtype
+        assert distance(found, wanted) < limit
+        assert distance(found, other) > 2 * limit
 
 
 DEEP = dataclasses.replace(TINY, n_layer=4, n_embd=32, n_head=4)

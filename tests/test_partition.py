@@ -276,12 +276,14 @@ def test_data_goes_across_slices_and_the_rest_stays_inside() -> None:
 
 
 def test_an_axis_that_is_no_product_of_the_torus_gets_parts_of_rings() -> None:
-    cube = [FakeChip(n, c) for n, c in enumerate(itertools.product(range(4), repeat=3))]
+    cube = [FakeChip(n, (n // 16, n // 4 % 4, n % 4)) for n in range(64)]
     cube = [dataclasses.replace(chip, device_kind="TPU v5") for chip in cube]
     assert arrange(cube, (8, 8, 1)).shape == (8, 8, 1)
 
 
 def test_gpus_of_a_node_stay_together() -> None:
-    gpus = [FakeChip(n, (0, 0, 0), process_index=n // 8, platform="gpu", device_kind="NVIDIA H100") for n in range(16)]
+    """And, though JAX numbers nodes as slices, fsdp may go across them."""
+    gpus = [FakeChip(n, (0, 0, 0), n // 8, n // 8, platform="gpu", device_kind="NVIDIA H100") for n in range(16)]
     mesh = arrange(gpus, (2, 4, 2))
     assert [{gpu.process_index for gpu in mesh[row].ravel()} for row in range(2)] == [{0}, {1}]
+    assert arrange(gpus, (1, 16, 1)).shape == (1, 16, 1)

@@ -17,17 +17,24 @@ ROW = 8 * 128 * 4
 
 def test_a_program_for_tpu_is_counted_as_often_as_it_runs() -> None:
     found = work(TPU)
-    assert (found.cycles, found.product_cycles) == (24 * (100 + 50) + 7, 0)
+    # Of the conditional the branch that does nothing counts.
+    assert (found.cycles, found.product_cycles) == (24 * (100 + 50) + 1000 + 7, 1000)
     # A turn reads the row it cuts, not the stack, and where (4 bytes), and writes it to the fast memory; the kernel
     # reads it there and writes a row; that is read, with where it goes, and written into its place.
-    assert found.memory_bytes == 24 * (ROW + 4 + ROW + 2 * ROW + 4) + 2 * ROW
+    product = 2 * (8 * 64 + 64 * 32) + 4 * 8 * 32
+    assert found.memory_bytes == 24 * (ROW + 4 + ROW + 2 * ROW + 4) + product + 2 * ROW
     assert found.collectives == (
         Collective("all-gather", tuple(range(16)), True, 1, 1024 * 4096 * 2.0),
         Collective("all-reduce", (0, 16, 32), False, 24, 24.0 * (ROW + 128 * 4)),
+        Collective("collective-permute", (1, 2), False, 1, float(ROW)),
+        Collective("reduce-scatter", tuple(range(16)), False, 1, 64 * 32 * 4.0),
     )
     other = work(TPU.replace("constant(24)", "constant(12)").replace("S(1)", ""))
-    assert other.cycles == 12 * 150 + 7
-    assert other.memory_bytes == 12 * (ROW + 4 + ROW + 2 * ROW + 2 * ROW + 4) + 2 * ROW
+    assert other.cycles == 12 * 150 + 1000 + 7
+    assert other.memory_bytes == 12 * (ROW + 4 + ROW + 2 * ROW + 2 * ROW + 4) + product + 2 * ROW
+    turn = work(TPU, in_loop=True)
+    assert (turn.cycles, turn.product_cycles) == (150, 0)
+    assert [one.count for one in turn.collectives] == [1]
 
 
 @pytest.mark.parametrize(
@@ -40,6 +47,8 @@ def test_a_program_for_tpu_is_counted_as_often_as_it_runs() -> None:
         ("replica_groups=mesh['x'=2,'y'=4] {'x'}", (0, 4)),
         ("replica_groups=mesh['x'=2,'y'=4], device_ids=([2,4]T(1,0)) {'x'}", (0, 2)),
         ("source_target_pairs={{0,1},{1,0}}", (0, 1)),
+        ("source_target_pairs={{0,0},{1,2},{2,1}}", (1, 2)),
+        ("source_target_pairs={{3,3}}", (3,)),
     ],
 )
 def test_groups_of_devices_are_read_in_every_form(text: str, members: tuple[int, ...]) -> None:

@@ -51,7 +51,7 @@ def start(cpu_devices: int = 0, distributed: DistributedConfig | None = None) ->
     What jax reads from the environment must stand there before it is imported.
     """
     if cpu_devices:
-        os.environ["NPROC"] = "64"  # Why: gpt2jax.runtime.start.
+        os.environ["NPROC"] = str(max(64, 2 * cpu_devices))  # Why: gpt2jax.runtime.start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # No XLA chatter between our lines.
     from gpt2jax import runtime
 

@@ -40,8 +40,8 @@ class PlanArgs:
     """Compile so many of the most promising ways to spread the run, and rank them."""
     tokens: float | None = None
     """Tokens to train on; by default training.steps times those of a step."""
-    rows: int = 32
-    """With --verb generate: texts written at once, over all chips."""
+    rows: int | None = None
+    """With --verb generate: texts written at once, over all chips; by default 32."""
     model: settings.ModelConfig = dataclasses.field(default_factory=settings.ModelConfig)
     mesh: settings.MeshConfig = dataclasses.field(default_factory=settings.MeshConfig)
     training: settings.TrainingConfig = dataclasses.field(default_factory=settings.TrainingConfig)
@@ -56,12 +56,11 @@ def run(args: list[str]) -> int:
     default = PlanArgs(model=config.model, mesh=config.mesh, training=config.training)
     given = parse(PlanArgs, args, "plan", HELP, default=default)
     for name, least in (("slices", 1), ("search", 0), ("rows", 1)):
-        if getattr(given, name) < least:
+        if getattr(given, name) is not None and getattr(given, name) < least:
             raise GPT2JaxError(f"{name}: {getattr(given, name)}: should be at least {least}")
     if given.tokens is not None and not given.tokens > 0:
         raise GPT2JaxError(f"tokens: {given.tokens}: should be above 0")
-    if given.search and given.verb == "generate":
-        raise GPT2JaxError("search: goes with --verb train")
+    _check_together(given, args)
     config = dataclasses.replace(config, model=given.model, mesh=given.mesh, training=given.training)
 
     from gpt2jax.plan.topology import has_libtpu, parse_topology
@@ -79,7 +78,7 @@ def run(args: list[str]) -> int:
     if given.verb == "generate":
         from gpt2jax.plan.generating import plan_generating
 
-        best = plan_generating(config, topology, given.rows)
+        best = plan_generating(config, topology, given.rows or 32)
         print(show.report(best, None))
     else:
         if given.search:
@@ -91,5 +90,19 @@ def run(args: list[str]) -> int:
         step = config.training.batch_size * config.model.n_ctx
         print(show.report(best, given.tokens or float(config.training.steps * step)))
     if not best.fits:
-        raise GPT2JaxError(f"topology: {topology.name!r}: {show.fits(best)} GiB on each chip")
+        raise GPT2JaxError(f"topology: {topology.name!r}: {show.fits(best)}")
     return 0
+
+
+# What a search tries values of.
+SEARCHED = ("mesh.data", "mesh.fsdp", "mesh.tensor", "model.remat", "training.micro-batches")
+
+
+def _check_together(given: PlanArgs, args: list[str]) -> None:
+    for name, verb in (("search", "train"), ("tokens", "train"), ("rows", "generate")):
+        if getattr(given, name) and given.verb != verb:
+            raise GPT2JaxError(f"{name}: goes with --verb {verb}")
+    asked = [arg.removeprefix("--").split("=")[0].replace("_", "-") for arg in args if arg.startswith("--")]
+    for name in SEARCHED:
+        if given.search and name in asked:
+            raise GPT2JaxError(f"{name}: is what --search tries: leave it out")

@@ -1,21 +1,24 @@
 """What a run needs on chips that are not here: the program compiled for them, and its time estimated."""
 
 import dataclasses
+import os
 import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from gpt2jax import attention, parameters
+from gpt2jax import parameters
+from gpt2jax.attention import describe_attention
 from gpt2jax.config import Config, ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.kernels import splash_blocks
-from gpt2jax.partition import Partition
+from gpt2jax.partition import Partition, local_bytes
 from gpt2jax.plan import network
 from gpt2jax.plan.topology import Topology, coordinates, devices
 from gpt2jax.program import Collective, work
-from gpt2jax.train.step import abstract_state, make_place, make_train_step
+from gpt2jax.train.step import lower_step, make_place
+
+GPU_SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Estimate:
     config: Config
     topology: Topology
     mesh: dict[str, int]
-    compiled_for: str
-    """Whose program was read: the topology's own chips, or CPU devices in their place."""
+    own: bool
+    """Whether the program is for the topology's own chips, and not for CPU devices in their place."""
     kernel: str
     memory: dict[str, float]
     """Bytes that a device holds, by what they are for."""
@@ -55,12 +58,19 @@ class Estimate:
         return sum(self.memory.values())
 
     @property
+    def room(self) -> float:
+        """Bytes that a device has for us: of a GPU the share that JAX takes, which its variable changes."""
+        share = 1.0 if self.topology.chip.torus else float(os.environ.get(GPU_SHARE, "0.75"))
+        return share * self.topology.chip.memory_gib * 2**30
+
+    @property
     def fits(self) -> bool:
-        return self.total_bytes <= self.topology.chip.memory_bytes
+        """What the chip's own compiler has compiled does."""
+        return self.own or self.total_bytes <= self.room
 
     @property
     def seconds(self) -> float:
-        return self.busy_seconds + self.exposed_seconds
+        return max(self.busy_seconds, self.network_seconds - self.exposed_seconds) + self.exposed_seconds
 
     @property
     def binds(self) -> str:
@@ -80,14 +90,22 @@ class Estimate:
 def plan_model(model: ModelConfig, topology: Topology, own: bool) -> ModelConfig:
     """The model as it would be computed there: ``auto`` becomes what it would be.
 
-    A program for CPU devices that stand in cannot hold the kernel of a GPU; attention that keeps no weights for the
-    backward pass stands for it.
+    A program for CPU devices that stand in cannot hold the chip's attention kernel; where that would run, attention
+    that keeps no weights for the backward pass stands for it.
+
+    Raises:
+        GPT2JaxError: a dtype whose peak is not known, or a kernel that the chip does not have.
     """
-    dtype = "bfloat16" if model.compute_dtype == "auto" else model.compute_dtype
-    model = dataclasses.replace(model, compute_dtype=dtype)
+    if model.compute_dtype == "float32":
+        raise GPT2JaxError("model.compute_dtype: 'float32': a plan knows what chips do in bfloat16; leave it at 'auto'")
+    model = dataclasses.replace(model, compute_dtype="bfloat16")
+    kernel = "splash" if topology.chip.torus else "cudnn"
+    if model.attention not in ("auto", "xla", kernel):
+        raise GPT2JaxError(f"model.attention: {model.attention!r}: {topology.chip_name} has {kernel}")
     if own:
         return model
-    remat = "attention" if model.remat == "none" and model.attention != "xla" else model.remat
+    runs = model.attention != "xla" and not model.dropout
+    remat = "attention" if model.remat == "none" and runs else model.remat
     return dataclasses.replace(model, attention="xla", remat=remat)
 
 
@@ -101,17 +119,17 @@ def plan_training(config: Config, topology: Topology) -> Estimate:
     asked = config
     config = dataclasses.replace(config, model=plan_model(config.model, topology, own))
     place = make_place(config, found)
-    parts, rows = config.training.micro_batches, config.training.batch_size // config.training.micro_batches
-    state = abstract_state(config, place)
-    shape = (parts, rows, config.model.n_ctx + 1)
-    windows = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place.sharding(None, "batch", None))
-    compiled = compile_for(topology, make_train_step(config, place).lower(state, windows))  # type: ignore[attr-defined]
-    memory = {"parameters": local_bytes(state.params), "optimizer state": local_bytes(state.opt_state)}
+    state, lowered = lower_step(config, place)
+    compiled = compile_for(topology, lowered)
+    memory: dict[str, float] = {
+        "parameters": local_bytes(state.params),
+        "optimizer state": local_bytes(state.opt_state),
+    }
     memory["activations and temporaries"] = temporary_bytes(compiled, own, sum(memory.values()))
     length, tokens = config.model.n_ctx, config.training.batch_size * config.model.n_ctx
-    kernel, _ = attention.choose(config.model, length, jnp.dtype(jnp.bfloat16), "tpu" if own else "cpu", False)
+    kernel = describe_attention(config.model, place)
     kernel_flops = 0.0
-    if kernel == "splash":
+    if kernel.startswith("splash"):
         kernel_flops = _splash_flops(config.model, config.training.batch_size) / topology.count
     return estimate(
         asked, topology, place, own, kernel, compiled, memory, tokens,
@@ -133,12 +151,28 @@ def compile_for(topology: Topology, lowered: Any) -> Any:
         text = str(error)
         if "RESOURCE_EXHAUSTED" not in text:
             raise
-        sizes = re.findall(r"([\d.]+)([MG])", text.split("memory required", 1)[-1].replace("Used ", ""))
-        needed, room = [float(size) / (1024 if unit == "M" else 1) for size, unit in sizes[:2]] or [0.0, 0.0]
-        raise GPT2JaxError(
-            f"topology: {topology.name!r}: does not fit, by {needed - room:.2f} GiB: the step takes {needed:.2f} GiB of"
-            f" {room:.2f} on each chip; try more micro-batches (training.micro_batches), model.remat, or --search"
-        ) from None
+        raise GPT2JaxError(f"topology: {topology.name!r}: {_too_large(text)}") from None
+
+
+# Both of the forms in which the compiler for TPU says how much too large a program is.
+_SIZES = (
+    r"([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)",
+    r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm",
+)
+
+
+def _too_large(text: str) -> str:
+    found = next((found for found in (re.search(form, text) for form in _SIZES) if found), None)
+    if found is None:
+        return f"the compiler runs out of memory: {text.strip().splitlines()[0][:300]}"
+    needed, room = (
+        float(size) * {"K": 2**10, "M": 2**20, "G": 2**30}[unit] / 2**30
+        for size, unit in (found.group(1, 2), found.group(3, 4))
+    )
+    return (
+        f"does not fit, by {needed - room:.2f} GiB: the step takes {needed:.2f} GiB of {room:.2f} on each chip; try"
+        " more micro-batches (training.micro_batches), model.remat, or --search"
+    )
 
 
 def temporary_bytes(compiled: Any, own: bool, given: float) -> float:
@@ -148,17 +182,6 @@ def temporary_bytes(compiled: Any, own: bool, given: float) -> float:
     """
     memory = compiled.memory_analysis()
     return max(memory.peak_memory_in_bytes - given, 0.0) if own else float(memory.temp_size_in_bytes)
-
-
-def local_bytes(tree: Any) -> float:
-    """Of one device's shards."""
-    total = 0.0
-    for leaf in jax.tree.leaves(tree):
-        size = leaf.dtype.itemsize
-        for length in leaf.sharding.shard_shape(leaf.shape):
-            size *= length
-        total += size
-    return total
 
 
 def estimate(
@@ -171,11 +194,12 @@ def estimate(
     memory: dict[str, float],
     tokens: int,
     *,
+    in_loop: bool = False,
     model_flops: float,
     flops: float,
     kernel_flops: float,
 ) -> Estimate:
-    chip, found = topology.chip, work(compiled.as_text())
+    chip, found = topology.chip, work(compiled.as_text(), in_loop=in_loop)
     places = [coordinates(device, topology, number) for number, device in enumerate(place.mesh.devices.flat)]
     times = [network.seconds(collective, places, topology) for collective in found.collectives]
     compute, traffic = flops / (chip.peak_tflops * 1e12), found.memory_bytes / (chip.memory_gbs * 1e9)
@@ -194,7 +218,7 @@ def estimate(
         config=config,
         topology=topology,
         mesh=dict(place.mesh.shape),
-        compiled_for=f"{topology.chip_name} (libtpu)" if own else "CPU devices in its place",
+        own=own,
         kernel=kernel,
         memory=memory,
         tokens=tokens,
@@ -214,8 +238,9 @@ def _computed_flops_per_token(model: ModelConfig, length: int) -> float:
     head = 2.0 * model.padded_vocab * model.n_embd
     blocks = 2.0 * 12 * model.n_layer * model.n_embd**2
     attend = 2.0 * model.n_layer * model.n_embd * length  # Two products, half of the positions.
-    again = {"none": 0.0, "attention": attend, "dots": attend, "full": blocks + attend}[model.remat]
-    return 3 * (head + blocks + attend) + head + again  # The loss computes its logits twice.
+    # A block computed again for its gradient needs all but its last product, a third of the block.
+    again = {"none": 0.0, "attention": attend, "dots": attend, "full": blocks * 2 / 3 + attend}[model.remat]
+    return 3 * (head + blocks + attend) + again
 
 
 def _splash_flops(model: ModelConfig, rows: int) -> float:

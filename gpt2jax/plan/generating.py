@@ -12,8 +12,8 @@ from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate import engine
 from gpt2jax.generate.request import Request, Row, make_history, make_knobs, make_stops
 from gpt2jax.parameters import Parameter, Params
-from gpt2jax.partition import Partition, make_mesh
-from gpt2jax.plan.estimate import Estimate, compile_for, estimate, local_bytes, plan_model, temporary_bytes
+from gpt2jax.partition import Partition, local_bytes, make_mesh
+from gpt2jax.plan.estimate import Estimate, compile_for, estimate, plan_model, temporary_bytes
 from gpt2jax.plan.topology import Topology, devices
 
 
@@ -37,14 +37,14 @@ def plan_generating(config: Config, topology: Topology, rows: int) -> Estimate:
     weights = parameters.count(model) - model.n_ctx * model.n_embd
     # Every row attends to the whole cache: its mask hides what is not there yet.
     flops = rows * (2.0 * weights + 4.0 * model.n_layer * model.n_embd * model.n_ctx)
-    memory = {
+    memory: dict[str, float] = {
         "parameters": local_bytes(params),
         "keys and values": local_bytes(state.cache),
         "the rest of the state": local_bytes(dataclasses.replace(state, cache=[])),
     }
     memory["temporaries"] = temporary_bytes(compiled, own, sum(memory.values()))
     return estimate(
-        config, topology, place, own, "cached", compiled, memory, rows,
+        config, topology, place, own, "our own, against the cache", compiled, memory, rows, in_loop=True,
         model_flops=flops, flops=flops / topology.count, kernel_flops=0.0,
     )  # fmt: skip
 

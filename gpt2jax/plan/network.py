@@ -19,8 +19,9 @@ def seconds(collective: Collective, places: Sequence[tuple[int, ...]], topology:
     share = collective.bytes * (count - 1) / count
     if collective.kind == "all-reduce":
         share *= 2  # A reduce-scatter, then an all-gather.
-    elif collective.kind == "all-to-all":
-        share /= count  # Each sends only what the other is to have.
+    elif collective.kind == "all-to-all" and topology.chip.torus:
+        # In a ring each part goes on for a quarter of it on average, and takes links from others on its way.
+        share = max(share, collective.bytes * count / 4)
     elif collective.kind == "collective-permute":
         share = collective.bytes
     inside, outside = _parts(members)
@@ -31,6 +32,12 @@ def seconds(collective: Collective, places: Sequence[tuple[int, ...]], topology:
     return across + (share / rate(members[:inside], topology) if inside > 1 else 0.0)
 
 
+def _wraps(topology: Topology, size: int) -> bool:
+    """Whether a dimension of this size is a ring: in three dimensions all are, where every one is whole cubes."""
+    sizes = topology.shape if topology.chip.torus == 3 else (size,)
+    return all(size % topology.chip.wraps_at == 0 for size in sizes)
+
+
 def _parts(members: list[tuple[int, ...]]) -> tuple[int, int]:
     """How many of them are in one slice or node, and how many slices or nodes there are."""
     outside = len({place[0] for place in members})
@@ -39,7 +46,8 @@ def _parts(members: list[tuple[int, ...]]) -> tuple[int, int]:
 
 def rate(members: Sequence[tuple[int, ...]], topology: Topology) -> float:
     """Bytes per second that each of them can send to the others of its slice or node: of a torus, one link in each
-    direction along each dimension that the group spans, two when it goes round."""
+    direction along each dimension that the group spans, two when it goes round. Groups that lie side by side in one
+    ring share its links, which is left out."""
     chip = topology.chip
     if not chip.torus:
         return chip.link_gbs * 1e9
@@ -47,5 +55,5 @@ def rate(members: Sequence[tuple[int, ...]], topology: Topology) -> float:
     for axis, size in enumerate(topology.shape, 1):
         extent = len({place[axis] for place in members})
         if extent > 1:
-            links += 2 if extent == size and size % chip.wraps_at == 0 else 1
+            links += 2 if extent == size and _wraps(topology, size) else 1
     return links * chip.link_gbs * 1e9

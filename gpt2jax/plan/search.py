@@ -8,15 +8,16 @@ from typing import Literal
 from gpt2jax import parameters
 from gpt2jax.config import Config
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.plan.estimate import Estimate, plan_training
-from gpt2jax.plan.topology import Topology
+from gpt2jax.plan.estimate import Estimate, plan_model, plan_training
+from gpt2jax.plan.topology import Topology, devices
+from gpt2jax.train.step import make_place
 
-Remat = Literal["none", "attention", "dots", "full"]
+Remat = Literal["none", "dots", "full"]
 REMAT: tuple[Remat, ...] = ("none", "dots", "full")
 
 # Bytes that a layer keeps for each token and unit of width, in bfloat16: what each policy keeps in the blocks.
-_KEPT = {"none": 24.0, "attention": 24.0, "dots": 20.0, "full": 2.0}
-_AGAIN = {"none": 1.0, "attention": 1.05, "dots": 1.1, "full": 4 / 3}
+_KEPT = {"none": 24.0, "dots": 20.0, "full": 2.0}
+_AGAIN = {"none": 1.0, "dots": 1.1, "full": 4 / 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ def candidates(config: Config, topology: Topology) -> list[Candidate]:
             for parts in _divisors(rows // (data * fsdp)) if rows % (data * fsdp) == 0 else []:
                 mesh = (data, fsdp, tensor)
                 found += [_guess(config, topology, mesh, parts, remat) for remat in REMAT]
-    room = topology.chip.memory_bytes
+    room = topology.chip.memory_gib * 2**30
     # Guesses err: what seems too large by little is worth a look, behind what fits.
     found = [one for one in found if one.guess_bytes < 1.3 * room]
     found.sort(key=lambda one: (one.guess_bytes > room, one.guess_seconds))
@@ -89,31 +90,39 @@ def search(config: Config, topology: Topology, tries: int, tell: Callable[[str],
     Raises:
         GPT2JaxError: nothing divides, or nothing fits.
     """
-    promising = candidates(config, topology)
-    if not promising:
-        raise GPT2JaxError(
-            f"search: nothing divides {config.training.batch_size} sequences and the model over {topology.count} chips"
-            " and has a chance to fit"
-        )
+    chips, own = devices(topology)
     found: list[Estimate] = []
-    closest: GPT2JaxError | None = None
-    for number, one in enumerate(promising[:tries], 1):
+    tried, last = 0, ""
+    for one in candidates(config, topology):
+        if tried == tries:
+            break
+        try:
+            make_place(dataclasses.replace(one.config, model=plan_model(config.model, topology, own)), chips)
+        except GPT2JaxError as error:  # What training would refuse is not tried.
+            last = str(error)
+            continue
+        tried += 1
         mesh = one.config.mesh
         what = (
-            f"data {mesh.data}, fsdp {mesh.fsdp}, tensor {mesh.tensor},"
+            f"{tried} of {tries}: data {mesh.data}, fsdp {mesh.fsdp}, tensor {mesh.tensor},"
             f" {one.config.training.micro_batches} micro-batches, remat {one.config.model.remat}"
         )
         try:
             estimate = plan_training(one.config, topology)
         except GPT2JaxError as error:
-            closest = error
-            tell(f"{number} of {min(tries, len(promising))}: {what}: {error}")
+            last = str(error)
+            tell(f"{what}: {last}")
             continue
-        tell(f"{number} of {min(tries, len(promising))}: {what}: {1000 * estimate.seconds:.1f} ms")
+        tell(f"{what}: {1000 * estimate.seconds:.1f} ms{'' if estimate.fits else ', does not fit'}")
         if estimate.fits:
             found.append(estimate)
+    if not tried:
+        raise GPT2JaxError(
+            f"search: no mesh of {topology.count} chips divides the model and {config.training.batch_size} sequences,"
+            f" is allowed and has a chance to fit{'; the last one: ' + last if last else ''}"
+        )
     if not found:
         raise GPT2JaxError(
-            f"search: nothing of {min(tries, len(promising))} tried fits {topology.name}; last: {closest}"
+            f"search: nothing of {tried} tried fits {topology.name}; the last one: {last or 'too large'}"
         )
     return sorted(found, key=lambda estimate: estimate.seconds)

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
-from gpt2jax.plan.estimate import Estimate
+import numpy as np
+
+from gpt2jax.plan.estimate import GPU_SHARE, Estimate
+from gpt2jax.program import Collective
 
 GIB = 2**30
 
@@ -13,15 +16,15 @@ def report(estimate: Estimate, tokens_to_train: float | None) -> str:
     Args:
         tokens_to_train: of a training run; None for sampling.
     """
-    topology, chip = estimate.topology, estimate.topology.chip
+    topology, chip, training = estimate.topology, estimate.topology.chip, tokens_to_train is not None
     mesh = ", ".join(f"{name} {size}" for name, size in estimate.mesh.items())
     slices = f" in {topology.slices} slices" if topology.slices > 1 else ""
-    memory = chip.memory_bytes / GIB
     lines = [
-        f"{topology.name}: {topology.count} x {topology.chip_name}{slices}, each {memory:.1f} GiB,"
+        f"{topology.name}: {topology.count} x {topology.chip_name}{slices}, each {chip.memory_gib:g} GiB,"
         f" {chip.peak_tflops:g} TFLOP/s, {chip.memory_gbs:g} GB/s",
         f"mesh: {mesh}",
-        f"compiled for: {estimate.compiled_for}; attention: {estimate.kernel}",
+        f"compiled for: {'it, by libtpu' if estimate.own else 'CPU devices in its place'};"
+        f" attention: {estimate.kernel if estimate.own or not training else 'ours in place of a kernel'}",
         "",
         f"{'memory of a chip':<34}{'GiB':>9}",
         *(f"  {name:<32}{size / GIB:>9.3f}" for name, size in estimate.memory.items()),
@@ -30,8 +33,8 @@ def report(estimate: Estimate, tokens_to_train: float | None) -> str:
         f"{'collectives':<34}{'runs':>9}{'among':>9}{'MiB':>12}",
     ]
     lines += [
-        f"  {one.kind:<32}{one.count:>9}{len(one.members):>9}{one.bytes / 2**20:>12,.1f}"
-        + ("  beside computation" if one.hidden else "")
+        f"  {one.kind:<32}{one.count:>9}{len(one.members):>9}{one.bytes / 2**20:>12,.1f}  {_axes(one, estimate.mesh)}"
+        + (", beside computation" if one.hidden else "")
         for one in estimate.collectives
     ] or ["  none"]
     terms = {
@@ -39,20 +42,21 @@ def report(estimate: Estimate, tokens_to_train: float | None) -> str:
         "memory, at its peak": estimate.memory_seconds,
         "network, at its peak": estimate.network_seconds,
     }
-    what = "a training step" if tokens_to_train is not None else "a token in every row"
+    what = "a training step" if training else "a token in every row"
     lines += ["", f"{f'time of {what}':<34}{'ms':>9}"]
     lines += [
         f"  {name:<32}{1000 * seconds:>9.3f}" + ("  binds" if name.startswith(estimate.binds) else "")
         for name, seconds in terms.items()
     ]
-    how = "by the compiler's cycles" if estimate.compiled_for.endswith("(libtpu)") else "no less than"
+    how = "by the compiler's cycles" if estimate.busy_parts else "no less than"
     lines += [
         f"  {'busy, ' + how:<32}{1000 * estimate.busy_seconds:>9.3f}",
         *(f"    {name:<30}{1000 * seconds:>9.3f}" for name, seconds in estimate.busy_parts.items() if seconds),
         f"  {'waiting for the network':<32}{1000 * estimate.exposed_seconds:>9.3f}",
         f"  {'estimated':<32}{1000 * estimate.seconds:>9.3f}",
         "",
-        f"estimated MFU {100 * estimate.mfu:.3g} %, {estimate.tokens_per_second:,.0f} tokens/s",
+        f"estimated MFU {100 * estimate.mfu:.3g} %, {estimate.tokens_per_second:,.0f} tokens/s"
+        + ("" if estimate.busy_parts else ", at most"),
     ]
     if tokens_to_train is not None:
         days = tokens_to_train / estimate.tokens_per_second / 86400
@@ -60,10 +64,20 @@ def report(estimate: Estimate, tokens_to_train: float | None) -> str:
     return "\n".join(lines)
 
 
+def _axes(collective: Collective, mesh: dict[str, int]) -> str:
+    """The mesh axes along which its devices lie."""
+    numbers = np.unravel_index(np.array(collective.members), tuple(mesh.values()))
+    return " x ".join(name for name, places in zip(mesh, numbers, strict=True) if len(set(places.tolist())) > 1)
+
+
 def fits(estimate: Estimate) -> str:
-    over = estimate.total_bytes - estimate.topology.chip.memory_bytes
-    room = estimate.topology.chip.memory_bytes / GIB
-    return f"of {room:.1f}: " + (f"does not fit, by {over / GIB:.2f} GiB" if over > 0 else "fits")
+    over = (estimate.total_bytes - estimate.room) / GIB
+    share = (
+        ""
+        if estimate.topology.chip.torus
+        else f", which JAX takes of {estimate.topology.chip.memory_gib:g} ({GPU_SHARE})"
+    )
+    return f"of {estimate.room / GIB:.1f}{share}: " + ("fits" if estimate.fits else f"does not fit, by {over:.2f} GiB")
 
 
 def table(found: Sequence[Estimate]) -> str:

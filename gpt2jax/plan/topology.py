@@ -57,6 +57,8 @@ def parse_topology(name: str, slices: int = 1) -> Topology:
         raise GPT2JaxError(f"topology: {name!r}: no chip {chip_name!r} is known ({nearest(chip_name, list(CHIPS))})")
     chip = CHIPS[chip_name]
     if not chip.torus:
+        if slices > 1:
+            raise GPT2JaxError(f"slices: {slices}: goes with TPUs; of GPUs name them all, say {chip_name}-16")
         return Topology(name, chip_name, _nodes(name, chip, number or torus), slices)
     if number:
         cores = 2 if chip.torus == 3 else 1
@@ -71,6 +73,9 @@ def parse_topology(name: str, slices: int = 1) -> Topology:
             f"topology: {name!r}: {chip_name} has {chip.torus} dimensions, say {chip_name}:"
             + ("16x16" if chip.torus == 2 else "4x4x8")
         )
+    odd = [size for size in shape if size < 1 or (size > 2 and size % 4)]
+    if odd:
+        raise GPT2JaxError(f"topology: {name!r}: {odd[0]}: a side of the torus should be 1, 2 or a multiple of 4")
     return Topology(name, chip_name, shape, slices)
 
 

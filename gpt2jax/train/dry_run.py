@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from gpt2jax import parameters
 from gpt2jax.attention import describe_attention
 from gpt2jax.config import Config
-from gpt2jax.partition import Partition, whole_parameters
+from gpt2jax.partition import Partition, local_bytes, whole_parameters
 from gpt2jax.program import COLLECTIVES, work
-from gpt2jax.train.step import abstract_state, make_place, make_train_step
+from gpt2jax.train.step import lower_step, make_place
 
 MIB = 2**20
 
@@ -36,7 +36,7 @@ def shards(config: Config, place: Partition) -> str:
     for row in parameters.TABLE:
         shape = parameters.shape(row, config.model)
         sharding = place.sharding(*row.axes)
-        size = _bytes(jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding))
+        size = local_bytes(jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding))
         axes = ", ".join(" x ".join(getattr(place.rules, axis)) or "-" for axis in row.axes)
         lines.append((row.path, str(list(shape)), axes, f"{size / MIB:.3f}"))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -51,15 +51,12 @@ def shards(config: Config, place: Partition) -> str:
 
 def step(config: Config, place: Partition) -> str:
     """What one device holds while the compiled training step runs, and how the devices talk in it."""
-    state = abstract_state(config, place)
-    parts = config.training.micro_batches
-    shape = (parts, config.training.batch_size // parts, config.model.n_ctx + 1)
-    windows = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place.sharding(None, "batch", None))
-    compiled = make_train_step(config, place).lower(state, windows).compile()  # type: ignore[attr-defined]
+    state, lowered = lower_step(config, place)
+    compiled = lowered.compile()
     memory = compiled.memory_analysis()
     sizes = {
-        "parameters": sum(map(_bytes, jax.tree.leaves(state.params))),
-        "optimizer state": sum(map(_bytes, jax.tree.leaves(state.opt_state))),
+        "parameters": local_bytes(state.params),
+        "optimizer state": local_bytes(state.opt_state),
         "temporaries of the step": memory.temp_size_in_bytes,
     }
     lines = [f"{name:<24}{size / MIB:>12,.1f} MiB" for name, size in sizes.items()]
@@ -75,11 +72,3 @@ def collectives(program: str) -> dict[str, int]:
     for one in work(program).collectives:
         found[one.kind] += one.count
     return {kind: found[kind] for kind in COLLECTIVES if found[kind]}
-
-
-def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
-    """Of one device's shard."""
-    size: int = leaf.dtype.itemsize
-    for length in leaf.sharding.shard_shape(leaf.shape):
-        size *= length
-    return size

@@ -30,7 +30,7 @@ def loss_sum(
     Args:
         window_BT1: integer tokens [B, T + 1]; the last T are the targets of the first T.
         chunk: positions whose float32 logits [B, chunk, V] exist at once.
-        weights_BT: float32 weight of each target; 0 keeps it out of the loss. Default: all 1.
+        weights_BT: float32 weight of each target; 0 keeps it out of the loss. Default: all 1. It gets no gradient.
 
     Returns:
         Two float32 scalars: sum of weighted losses, sum of weights.
@@ -39,8 +39,8 @@ def loss_sum(
     if weights_BT is None:
         weights_BT = jnp.ones(targets_BT.shape, jnp.float32)
     if partition:
-        # The token table, gathered over fsdp alone and once, for embedding and logits. Left to the compiler, every chunk
-        # gathered it anew, forward and backward, and where fsdp and tensor both cut it, whole onto every device.
+        # The token table, gathered over fsdp alone and once, for embedding and logits. Left to the compiler, every
+        # chunk gathered it anew, forward and backward, and where fsdp and tensor both cut it, whole onto every device.
         params = params | {"wte": partition.constrain(params["wte"], "logits", "table")}
     x_BTD = model.final_states(params, tokens_BT, config, partition=partition, dropout_key=dropout_key)
     table_VD = params["wte"].astype(x_BTD.dtype)
@@ -70,12 +70,13 @@ def _cross_entropy_forward(
     x_BTD: jax.Array, table_VD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, *static: Any
 ) -> tuple[jax.Array, Any]:
     total, x_grad_BTD, table_grad_VD = _by_chunks(x_BTD, table_VD, targets_BT, weights_BT, *static, graded=True)
-    return total, (x_grad_BTD, table_grad_VD.astype(table_VD.dtype))
+    return total, (x_grad_BTD, table_grad_VD, table_VD[:0])
 
 
 def _cross_entropy_backward(*args: Any) -> tuple[jax.Array, jax.Array, None, None]:
-    *_, (x_grad_BTD, table_grad_VD), grad = args
-    return x_grad_BTD * grad.astype(x_grad_BTD.dtype), table_grad_VD * grad.astype(table_grad_VD.dtype), None, None
+    *_, (x_grad_BTD, table_grad_VD, table_0D), grad = args
+    x_grad_BTD = (x_grad_BTD.astype(jnp.float32) * grad).astype(x_grad_BTD.dtype)
+    return x_grad_BTD, (table_grad_VD * grad).astype(table_0D.dtype), None, None
 
 
 _cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)

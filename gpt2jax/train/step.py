@@ -128,6 +128,15 @@ def make_train_step(config: Config, place: Partition) -> Callable[[TrainState, j
     )
 
 
+def lower_step(config: Config, place: Partition) -> tuple[TrainState, Any]:
+    """The step on ``place`` before it is compiled, and the state that it takes, without memory for either."""
+    state = abstract_state(config, place)
+    parts = config.training.micro_batches
+    shape = (parts, config.training.batch_size // parts, config.model.n_ctx + 1)
+    windows = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place.sharding(None, "batch", None))
+    return state, make_train_step(config, place).lower(state, windows)  # type: ignore[attr-defined]
+
+
 def make_eval_step(
     config: ModelConfig, place: Partition, chunk: int
 ) -> Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:

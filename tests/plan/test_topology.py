@@ -31,7 +31,12 @@ from gpt2jax.program import Collective
 def test_names(name: str, chip: str, shape: tuple[int, ...]) -> None:
     topology = parse_topology(name)
     assert (topology.chip_name, topology.shape) == (chip, shape)
-    assert parse_topology(name, slices=3).count == 3 * topology.count == 3 * np.prod(shape)
+    assert topology.count == np.prod(shape)
+    if topology.chip.torus:
+        assert parse_topology(name, slices=3).count == 3 * topology.count
+    else:
+        with pytest.raises(GPT2JaxError, match=r"^slices: 3: goes with TPUs"):
+            parse_topology(name, slices=3)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,8 @@ def test_names(name: str, chip: str, shape: tuple[int, ...]) -> None:
         ("v5p:8x8", "v5p has 3 dimensions, say v5p:4x4x8"),
         ("h100-12", "a multiple of 8"),
         ("h100:2x16", "up to 8"),
+        ("v5e:0x4", "0: a side of the torus should be 1, 2 or a multiple of 4"),
+        ("v5e:3x5", "3: a side of the torus"),
     ],
 )
 def test_names_of_nothing(name: str, message: str) -> None:
@@ -67,7 +74,15 @@ def test_names_of_nothing(name: str, message: str) -> None:
 )
 def test_chips_are_known_by_what_jax_calls_them(kind: str, name: str) -> None:
     assert known_chip(kind) is CHIPS[name]
-    assert known_chip("cpu") is known_chip("TPU v99") is None
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["cpu", "TPU v99", "NVIDIA L40S", "NVIDIA T400", "NVIDIA GH200 480GB", "NVIDIA H100 PCIe", "NVIDIA H100 NVL",
+     "Tesla V100-SXM2-16GB", "NVIDIA A100-PCIE-40GB"],
+)  # fmt: skip
+def test_chips_that_are_not_listed_are_not_guessed(kind: str) -> None:
+    assert known_chip(kind) is None
 
 
 def places(topology: Topology) -> list[tuple[int, ...]]:
@@ -85,6 +100,7 @@ def places(topology: Topology) -> list[tuple[int, ...]]:
         ("v5p:8x8x8", range(64), 4),
         ("v5p:8x8x8", range(512), 6),
         ("v5p:2x2x2", range(8), 3),
+        ("v5p-64", range(32), 3),  # 2 x 4 x 4: no torus, as one side is no cube's.
     ],
 )
 def test_a_group_has_the_links_that_it_spans(name: str, members: range, links: int) -> None:
@@ -104,7 +120,9 @@ def test_what_each_exchange_sends() -> None:
     assert seconds("all-gather", range(16), topology) == pytest.approx(gathered)
     assert seconds("reduce-scatter", range(16), topology) == pytest.approx(gathered)
     assert seconds("all-reduce", range(16), topology) == pytest.approx(2 * gathered)
-    assert seconds("all-to-all", range(16), topology) == pytest.approx(gathered / 16)
+    # Each of 16 parts of 1/16 GB goes a quarter of the ring: 4 links, of two.
+    assert seconds("all-to-all", range(16), topology) == pytest.approx(16 * 1e9 / 16 * 4 / 90e9)
+    assert seconds("all-to-all", range(8), parse_topology("h100-8")) == pytest.approx(1e9 * 7 / 8 / 450e9)
     assert seconds("collective-permute", range(2), topology) == pytest.approx(1e9 / 45e9)
     assert seconds("all-reduce", range(1), topology) == 0.0
 
@@ -124,6 +142,6 @@ def test_between_slices_and_nodes_the_outer_network_counts() -> None:
 def test_the_table_of_chips_is_whole() -> None:
     for name, chip in CHIPS.items():
         figures = dataclasses.asdict(chip)
-        needed = ("peak_tflops", "memory_gb", "memory_gbs", "link_gbs", "outside_gbs")
+        needed = ("peak_tflops", "memory_gib", "memory_gbs", "link_gbs", "outside_gbs")
         assert all(figures[key] > 0 for key in needed), name
         assert (chip.torus > 0) == (chip.clock_ghz > 0) == (chip.matrix_width > 0) == (chip.wraps_at > 0), name

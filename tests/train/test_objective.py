@@ -1,5 +1,6 @@
 """The loss against float64, and the memory it takes."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable
@@ -51,6 +52,41 @@ def test_the_loss_is_the_cross_entropy_of_the_real_vocabulary_whatever_the_chunk
     # Twins: the rows that pad the vocabulary counted in, and targets shifted by one, are seen.
     assert float(total) != pytest.approx(losses(params, 384).sum(), rel=1e-4)
     assert float(total) != pytest.approx(np.roll(losses(params, 300), 1)[:, 1:].sum(), rel=1e-4)
+
+
+def derived(dtype: str, params: Params) -> Params:
+    """The gradient that JAX derives from the loss written in one line."""
+    config = dataclasses.replace(CONFIG, compute_dtype=dtype)  # type: ignore[arg-type]
+
+    def loss(params: Params) -> jax.Array:
+        logits_BTV = forward(params, WINDOW_BT1[:, :-1], config)[..., :300]
+        wanted_BTV = jax.nn.one_hot(WINDOW_BT1[:, 1:], 300)
+        return -jnp.sum(WEIGHTS_BT[..., None] * wanted_BTV * jax.nn.log_softmax(logits_BTV))
+
+    grads: Params = jax.jit(jax.grad(loss))(params)
+    return grads
+
+
+@pytest.mark.parametrize("chunk", [7, 64])
+def test_the_written_gradient_is_the_derived_one(params: Params, chunk: int) -> None:
+    _, found = run(chunk, weights_BT=WEIGHTS_BT)(params)
+    exact = derived("float32", params)
+    assert relative_distance(found, exact) < 1e-5
+    _, other = run(chunk)(params)
+    assert relative_distance(other, exact) > 1e-2
+
+
+def test_in_bfloat16_the_written_gradient_is_as_near_as_the_derived_one(params: Params) -> None:
+    exact, config = derived("float32", params), dataclasses.replace(CONFIG, compute_dtype="bfloat16")
+
+    def loss(params: Params) -> jax.Array:
+        return loss_sum(params, WINDOW_BT1, config, chunk=16, weights_BT=WEIGHTS_BT)[0]
+
+    written, plain = by_path(jax.jit(jax.grad(loss))(params)), by_path(derived("bfloat16", params))
+    for path, leaf in by_path(exact).items():
+        scale = np.linalg.norm(leaf)
+        errors = [float(np.linalg.norm(np.asarray(grads[path] - leaf)) / scale) for grads in (written, plain)]
+        assert 1e-4 < errors[0] < 1.3 * errors[1] + 1e-3, (path, errors)
 
 
 @pytest.mark.parametrize("chunk", [7, 16])
