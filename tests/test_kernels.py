@@ -141,6 +141,11 @@ def test_a_model_that_was_trained_with_a_kernel_reads_prompts_without() -> None:
     tokens_BT, length_B = random_tokens(0, 2, 70), jnp.asarray([70, 3], jnp.int32)
     read = [model.prefill(params, tokens_BT, length_B, asked(name), 128)[0] for name in ("cudnn", "splash", "auto")]
     assert distance(read[0], read[2]) == distance(read[1], read[2]) == 0.0
+    stacked = parameters.init(jax.random.key(0), CONFIG)
+    seen = [model.hidden_states(stacked, tokens_BT, asked(name)) for name in ("cudnn", "splash", "auto")]
+    assert distance(seen[0], seen[2]) == distance(seen[1], seen[2]) == 0.0
+    with pytest.raises(GPT2JaxError, match="it takes whole blocks of 128 positions, not 70"):
+        model.final_states(stacked, tokens_BT, asked("splash"), partition=place_on(1, 1, 1))
 
 
 def test_without_a_mesh_auto_leaves_a_kernel_alone_that_must_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
