@@ -41,7 +41,7 @@ class Estimate:
     compute_seconds: float
     """All operations, at the peak."""
     memory_seconds: float
-    """All traffic to memory, at its peak."""
+    """All traffic to memory, at its peak; where CPU devices stand in, all that is held, moved once."""
     network_seconds: float
     """All exchanges."""
     exposed_seconds: float
@@ -202,7 +202,9 @@ def estimate(
     chip, found = topology.chip, work(compiled.as_text(), in_loop=in_loop)
     places = [coordinates(device, topology, number) for number, device in enumerate(place.mesh.devices.flat)]
     times = [network.seconds(collective, places, topology) for collective in found.collectives]
-    compute, traffic = flops / (chip.peak_tflops * 1e12), found.memory_bytes / (chip.memory_gbs * 1e9)
+    # The compiler for CPU fuses less than one for a chip would: its traffic bounds nothing. What is held is moved once.
+    moved = found.memory_bytes if own else sum(memory.values())
+    compute, traffic = flops / (chip.peak_tflops * 1e12), moved / (chip.memory_gbs * 1e9)
     busy, parts = max(compute, traffic), {}
     if own and found.cycles:
         # A head narrower than the matrix unit leaves the rest of it idle.
