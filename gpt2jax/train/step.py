@@ -10,6 +10,7 @@ import optax
 
 from gpt2jax import parameters, partition
 from gpt2jax.config import Config, ModelConfig
+from gpt2jax.errors import GPT2JaxError
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition, Rules, check_whole, make_mesh
 from gpt2jax.train.objective import loss_sum
@@ -42,6 +43,8 @@ def make_place(config: Config, devices: Sequence[Any] | None = None) -> Partitio
     place = Partition(make_mesh(config.mesh, devices), Rules(sequence=sequence))
     place.check(config.model, batch=config.training.batch_size // config.training.micro_batches)
     check_whole(config.model, place, config.mesh.max_whole)
+    if sequence and place.size(sequence) == 1:
+        raise GPT2JaxError("training.sequence_sharding: True: has nothing to cut over: needs mesh.tensor above 1")
     return place
 
 

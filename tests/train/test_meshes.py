@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpt2jax.config import Config, OptimizerConfig, TrainingConfig
+from gpt2jax.config import Config, MeshConfig, OptimizerConfig, TrainingConfig
+from gpt2jax.errors import GPT2JaxError
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition, Rules, init_params
 from gpt2jax.train import step as step_module
 from gpt2jax.train.objective import loss_sum
-from gpt2jax.train.step import init_state, make_eval_step, make_train_step
+from gpt2jax.train.step import init_state, make_eval_step, make_place, make_train_step
 from tests.helpers import MESHES, TINY, by_path, place_on, random_tokens, relative_distance
 
 # Two micro-batches of 8 sequences. Row r of the 16 counts 2 r + 1 of its 32 targets, so that no two rows, and no two
@@ -109,6 +110,14 @@ def test_positions_cut_between_blocks_change_no_number_and_less_is_held(
         for place in (whole, cut)
     ]
     assert held[1] < held[0]
+
+
+def test_there_is_nothing_to_cut_positions_over_without_tensor() -> None:
+    training = TrainingConfig(sequence_sharding=True)
+    with pytest.raises(GPT2JaxError, match="needs mesh.tensor above 1"):
+        make_place(Config(model=TINY, mesh=MeshConfig(data=8), training=training))
+    cut = make_place(Config(model=TINY, mesh=MeshConfig(data=4, tensor=2, max_whole=1.0), training=training))
+    assert cut.rules.sequence == ("tensor",)
 
 
 def test_the_mean_of_the_devices_means_is_another_number(
