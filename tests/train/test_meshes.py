@@ -114,7 +114,7 @@ def test_positions_cut_between_blocks_change_no_number_and_less_is_held(
 
 def test_there_is_nothing_to_cut_positions_over_without_tensor() -> None:
     training = TrainingConfig(sequence_sharding=True)
-    with pytest.raises(GPT2JaxError, match="needs mesh.tensor above 1"):
+    with pytest.raises(GPT2JaxError, match=r"needs mesh\.tensor above 1"):
         make_place(Config(model=TINY, mesh=MeshConfig(data=8), training=training))
     cut = make_place(Config(model=TINY, mesh=MeshConfig(data=4, tensor=2, max_whole=1.0), training=training))
     assert cut.rules.sequence == ("tensor",)
