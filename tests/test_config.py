@@ -53,7 +53,7 @@ def read(tmp_path: Path) -> Callable[[str], Config]:
         ("model: {dropout: 1.0}", "model.dropout: 1.0: should be less than 1"),
         ("model: {n_ctx: 0}", "model.n_ctx: 0: should be greater than or equal to 1"),
         ("model: {n_embd: 100}", "model.n_embd: 100: should be a multiple of model.n_head (12)"),
-        ("model: {remat: some}", "model.remat: 'some': should be 'none', 'dots' or 'full'"),
+        ("model: {remat: some}", "model.remat: 'some': should be 'none', 'attention', 'dots' or 'full'"),
         (
             "model: {compute_dtype: float16}",
             "model.compute_dtype: 'float16': should be 'auto', 'float32' or 'bfloat16'",
