@@ -1,0 +1,61 @@
+"""The written gradients of layer norm and GELU against derived ones."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.test_util import check_grads
+
+from gpt2jax.ops import gelu, layer_norm
+from tests.helpers import distance
+
+
+class TestLayerNorm:
+    def naive(self, x_BTD: jax.Array, scale_D: jax.Array, bias_D: jax.Array, epsilon: float) -> jax.Array:
+        mean_BT1 = jnp.mean(x_BTD, axis=-1, keepdims=True)
+        variance_BT1 = jnp.mean((x_BTD - mean_BT1) ** 2, axis=-1, keepdims=True)
+        return (x_BTD - mean_BT1) / jnp.sqrt(variance_BT1 + epsilon) * scale_D[None, None] + bias_D[None, None]
+
+    def test_its_written_gradient_is_the_derived_one(self) -> None:
+        keys = jax.random.split(jax.random.key(0), 4)
+        # Small numbers, so that epsilon counts.
+        x_BTD, out_BTD = (0.01 * jax.random.normal(key, (3, 5, 8)) + 0.02 for key in keys[:2])
+        scale_D, bias_D = (jax.random.normal(key, (8,)) for key in keys[2:])
+
+        @jax.jit
+        def errors() -> list[jax.Array]:
+            value, pull = jax.vjp(lambda *args: layer_norm(*args, 1e-5), x_BTD, scale_D, bias_D)
+            found = [value, *pull(out_BTD)]
+            result = []
+            for epsilon in (1e-5, 1e-6):
+                value, pull = jax.vjp(
+                    lambda x, scale, bias, eps=epsilon: self.naive(x, scale, bias, eps), x_BTD, scale_D, bias_D
+                )
+                wanted = [value, *pull(out_BTD)]
+                result.append(
+                    jnp.stack([jnp.max(abs(a - b)) / jnp.max(abs(b)) for a, b in zip(found, wanted, strict=True)])
+                )
+            return result
+
+        right, other_epsilon = errors()
+        assert right.max() < 2e-6
+        assert (other_epsilon[:3] > 1e-3).all()  # The bias's gradient does not know epsilon.
+
+    def test_its_gradient_is_that_of_small_differences(self) -> None:
+        x_BTD = jax.random.normal(jax.random.key(0), (2, 2, 6))
+        scale_D, bias_D = jnp.linspace(0.5, 1.5, 6), jnp.linspace(-1.0, 1.0, 6)
+        check_grads(lambda *args: layer_norm(*args, 1e-5), (x_BTD, scale_D, bias_D), order=1, modes=["rev"])
+
+
+class TestGelu:
+    @pytest.mark.parametrize(("dtype", "limit"), [(jnp.float32, 5e-6), (jnp.bfloat16, 2e-2)])
+    def test_its_written_gradient_is_the_derived_one(self, dtype: Any, limit: float) -> None:
+        x = jnp.linspace(-6, 6, 241).astype(dtype)
+        found = jax.grad(lambda x: gelu(x).astype(jnp.float32).sum())(x)
+        exact = jnp.linspace(-6, 6, 241).astype(dtype).astype(jnp.float32)
+        wanted = jax.grad(lambda x: jax.nn.gelu(x, approximate=True).sum())(exact)
+        other = jax.grad(lambda x: jax.nn.gelu(1.05 * x, approximate=True).sum())(exact)
+        assert found.dtype == dtype
+        assert distance(found, wanted) < limit
+        assert distance(found, other) > 2 * limit
