@@ -13,6 +13,7 @@ import jax
 from gpt2jax.cluster import Cluster, detect
 from gpt2jax.config import DistributedConfig
 from gpt2jax.errors import GPT2JaxError
+from gpt2jax.partition import slice_count
 
 
 def start(config: DistributedConfig) -> None:
@@ -74,9 +75,10 @@ def _give_up(cluster: Cluster, timeout: int) -> None:
 
 def banner(source: str) -> str:
     devices = jax.devices()
+    slices = slice_count(devices)
     return (
-        f"{jax.process_count()} processes ({source}), {len(devices)} devices, {jax.local_device_count()} on each:"
-        f" {devices[0].device_kind}"
+        f"{jax.process_count()} processes ({source}), {len(devices)} devices, {jax.local_device_count()} on each"
+        f"{f', in {slices} slices' if slices > 1 else ''}: {devices[0].device_kind}"
     )
 
 

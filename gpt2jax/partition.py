@@ -115,6 +115,13 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     return Mesh(arrange(devices, tuple(sizes.values())), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def slice_count(devices: Sequence[Any]) -> int:
+    """Of TPUs. GPUs have slice indices too, a node each, but the order of their processes puts nodes side by side."""
+    if devices[0].platform != "tpu":
+        return 1
+    return len({getattr(device, "slice_index", None) or 0 for device in devices})
+
+
 def arrange(devices: Sequence[Any], sizes: tuple[int, ...]) -> np.ndarray:
     """Devices as an array of these sizes, neighbours in it near each other in the machine.
 
@@ -124,9 +131,7 @@ def arrange(devices: Sequence[Any], sizes: tuple[int, ...]) -> np.ndarray:
     Raises:
         GPT2JaxError: ``data`` is not a multiple of the number of slices.
     """
-    # GPUs have slice indices too, a node each: the order of their processes puts nodes side by side.
-    torus = devices[0].platform == "tpu"
-    slices = len({getattr(device, "slice_index", None) or 0 for device in devices}) if torus else 1
+    slices = slice_count(devices)
     if sizes[0] % slices:
         raise GPT2JaxError(f"mesh.data: {sizes[0]}: should be a multiple of the number of slices, which is {slices}")
     inside = (sizes[0] // slices, *sizes[1:])

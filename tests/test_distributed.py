@@ -4,12 +4,15 @@ import contextlib
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import jax
 import pytest
 
 from gpt2jax import distributed
 from gpt2jax.cluster import Cluster, detect
 from gpt2jax.config import DistributedConfig
+from gpt2jax.distributed import banner
 from gpt2jax.errors import GPT2JaxError
 from tests.helpers import free_port
 
@@ -167,3 +170,13 @@ def test_processes_that_do_not_come_are_an_error_not_a_run_of_fewer(process: int
         f"gpt2jax: process {process} of 2 at 127.0.0.1:{port} (settings): not all processes came within 3 s"
         " (distributed.timeout)\n"
     )
+
+
+def test_the_banner_counts_slices_of_tpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(platform: str) -> str:
+        chips = [SimpleNamespace(platform=platform, slice_index=n // 4, device_kind="kind") for n in range(8)]
+        monkeypatch.setattr(jax, "devices", lambda: chips)
+        return banner("settings")
+
+    assert said("tpu") == "1 processes (settings), 8 devices, 8 on each, in 2 slices: kind"
+    assert said("gpu") == "1 processes (settings), 8 devices, 8 on each: kind"

@@ -104,9 +104,13 @@ def plan_model(model: ModelConfig, topology: Topology, own: bool) -> ModelConfig
         raise GPT2JaxError(f"model.attention: {model.attention!r}: {topology.chip_name} has {kernel}")
     if own:
         return model
-    runs = model.attention != "xla" and not model.dropout
-    remat = "attention" if model.remat == "none" and runs else model.remat
+    remat = "attention" if model.remat == "none" and kernel_runs(model) else model.remat
     return dataclasses.replace(model, attention="xla", remat=remat)
+
+
+def kernel_runs(model: ModelConfig) -> bool:
+    """Whether a chip's attention kernel would, so far as settings tell."""
+    return model.attention != "xla" and not model.dropout
 
 
 def plan_training(config: Config, topology: Topology) -> Estimate:
@@ -128,6 +132,8 @@ def plan_training(config: Config, topology: Topology) -> Estimate:
     memory["activations and temporaries"] = temporary_bytes(compiled, own, sum(memory.values()))
     length, tokens = config.model.n_ctx, config.training.batch_size * config.model.n_ctx
     kernel = describe_attention(config.model, place)
+    if not own and kernel_runs(asked.model):
+        kernel += f", in the place of {'splash' if topology.chip.torus else 'cudnn'}"
     kernel_flops = 0.0
     if kernel.startswith("splash"):
         kernel_flops = _splash_flops(config.model, config.training.batch_size) / topology.count

@@ -31,7 +31,7 @@ def candidates(config: Config, topology: Topology) -> list[Candidate]:
     """Every way to spread the run that divides, the most promising first, by a rough guess without compiling."""
     found = []
     count, rows = topology.count, config.training.batch_size
-    for tensor in _divisors(min(count, 8)):
+    for tensor in (size for size in _divisors(count) if size <= 8):
         for fsdp in _divisors(count // tensor):
             data = count // tensor // fsdp
             uncut = config.model.n_head % tensor or config.model.n_embd % fsdp

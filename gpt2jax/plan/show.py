@@ -24,7 +24,7 @@ def report(estimate: Estimate, tokens_to_train: float | None) -> str:
         f" {chip.peak_tflops:g} TFLOP/s, {chip.memory_gbs:g} GB/s",
         f"mesh: {mesh}",
         f"compiled for: {'it, by libtpu' if estimate.own else 'CPU devices in its place'};"
-        f" attention: {estimate.kernel if estimate.own or not training else 'ours in place of a kernel'}",
+        f" attention: {estimate.kernel}",
         "",
         f"{'memory of a chip':<34}{'GiB':>9}",
         *(f"  {name:<32}{size / GIB:>9.3f}" for name, size in estimate.memory.items()),

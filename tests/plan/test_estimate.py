@@ -136,7 +136,9 @@ def test_more_micro_batches_hold_less_and_exchange_as_much_or_more(estimate) -> 
 
 def test_a_cpu_stand_in_keeps_no_attention_weights_unless_told(estimate) -> None:  # type: ignore[no-untyped-def]
     """As the kernel in whose place it stands."""
+    assert estimate.kernel == "xla, in the place of cudnn"
     told = plan_training(change(SMALL, "model", attention="xla"), EIGHT)
+    assert told.kernel == "xla"
     held = "activations and temporaries"
     assert estimate.memory[held] < told.memory[held]
 
@@ -170,6 +172,10 @@ def test_a_search_ranks_what_fits() -> None:
         mesh = one.config.mesh
         assert mesh.data * mesh.fsdp * mesh.tensor == 8
         assert SMALL.training.batch_size // one.config.training.micro_batches % (mesh.data * mesh.fsdp) == 0
+    # Of a number of chips that 8 does not divide, every candidate takes all.
+    for one in candidates(SMALL, parse_topology("h200:3x4")):
+        mesh = one.config.mesh
+        assert mesh.data * mesh.fsdp * mesh.tensor == 12
     xl = change(Config(model=ModelConfig(**preset("gpt2-xl"))), "training", batch_size=512)  # type: ignore[arg-type]
     # 25 heads, and a vocabulary of 128 times 393.
     assert {one.config.mesh.tensor for one in candidates(xl, parse_topology("v5e-256"))} == {1}
