@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from gpt2jax.errors import GPT2JaxError
+
+# Names that :func:`_beside` gives.
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -71,6 +75,13 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 ``text`` under a temporary name and rename it: a reader, or a crash, never meets half of it."""
     with new_file(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="")
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote into ``folder`` with these functions left there."""
+    for path in folder.glob(".*.tmp"):
+        if _PARTIAL.fullmatch(path.name):
+            _remove(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
