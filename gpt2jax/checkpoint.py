@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,8 +113,17 @@ def everywhere(good: bool) -> bool:
 @contextlib.contextmanager
 def readable(where: str | Path) -> Iterator[None]:
     """Turns what Orbax and tensorstore raise for a damaged checkpoint, which is many things, into one line."""
+    before = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if str(found.exc_value) != "Event loop is closed":
+            before(found)
+
+    # When one read fails Orbax ends the loop that the others report to, and Python would tell of each of them.
+    sys.unraisablehook = hook
     try:
         yield
+        sys.unraisablehook = before
     except (GPT2JaxError, MemoryError, jax.errors.JaxRuntimeError):  # No fault of the checkpoint's.
         raise
     except Exception as error:

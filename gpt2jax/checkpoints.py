@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,12 +16,15 @@ import orbax.checkpoint as ocp
 from gpt2jax import checkpoint
 from gpt2jax.distributed import is_primary
 from gpt2jax.errors import GPT2JaxError, GPT2JaxWarning
+from gpt2jax.files import remove_folder
 from gpt2jax.record import DamagedError, Meta, describe
 
 T = TypeVar("T")
 
 # Where checkpoints go before their files are removed: one whose removal was cut short is not taken for a whole one.
 _DELETED = "deleted"
+# In the name of one that is being written: Orbax renames it when it is whole.
+_HALF = ".orbax-checkpoint-tmp"
 
 
 class Checkpoints:
@@ -61,7 +63,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._kept,
             enable_async_checkpointing=not read_only,
-            cleanup_tmp_directories=not read_only,
+            cleanup_tmp_directories=False,
             create=not read_only,
             read_only=read_only,
             todelete_subdir=None if read_only else _DELETED,
@@ -87,11 +89,14 @@ class Checkpoints:
         if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
             raise GPT2JaxError(f"{self.folder}: checkpoints cannot be written there (no permission, or read-only)")
         self._sweep()
+        if is_primary():  # Orbax would do it in the background, and may end before it is done.
+            for half in self.folder.glob(f"*{_HALF}*"):
+                remove_folder(half)
 
     def _sweep(self) -> None:
         """Remove the files of checkpoints that are no longer kept."""
         if is_primary() and not self._read_only:
-            shutil.rmtree(self.folder / _DELETED, ignore_errors=True)
+            remove_folder(self.folder / _DELETED)
 
     def __enter__(self) -> Self:
         return self
@@ -168,14 +173,15 @@ class Checkpoints:
         except GPT2JaxError:
             raise
         except Exception as error:
-            # Other writes of Orbax's fail with it; asyncio would tell of each when it is forgotten.
+            # Other writes of Orbax's fail with it; Python would tell of each when it is forgotten.
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+            warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
             step, self._writing = self._writing, None
             if jax.process_count() == 1:
                 with contextlib.suppress(Exception):  # Threads that still write to what is removed below.
                     self._manager.wait_until_finished()
-                for half in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
-                    shutil.rmtree(half, ignore_errors=True)
+                for half in self.folder.glob(f"{step}{_HALF}*"):
+                    remove_folder(half)
             whole = [number for number in checkpoint.steps_in(self.folder) if number != step]
             last = f"the last whole one is of step {max(whole)}" if whole else "there is none yet"
             raise GPT2JaxError(

@@ -81,7 +81,7 @@ def remove_partial(folder: Path) -> None:
     """Remove what processes that were killed while they wrote into ``folder`` with these functions left there."""
     for path in folder.glob(".*.tmp"):
         if _PARTIAL.fullmatch(path.name):
-            _remove(path) if path.is_dir() else path.unlink(missing_ok=True)
+            remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -95,12 +95,12 @@ def _beside(out: Path) -> Iterator[Path]:
         raise GPT2JaxError(f"{out}: cannot be written ({error.strerror or error})") from None
     finally:
         if partial.is_dir():
-            _remove(partial)
+            remove_folder(partial)
         elif partial.exists():
             partial.unlink()
 
 
-def _remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """Remove a folder that threads of a writer which failed may still be writing to."""
     for _ in range(20):
         shutil.rmtree(folder, ignore_errors=True)
