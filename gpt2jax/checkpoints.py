@@ -59,6 +59,9 @@ class Checkpoints:
         self._errors: list[Exception] = []
         self._kept = _Kept(keep_last, keep_best, keep_every)
         if not read_only:
+            # Of the writes that fail with one that did, Python would tell one by one, when each is forgotten.
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+            warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
             self._open()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._kept,
@@ -173,9 +176,6 @@ class Checkpoints:
         except GPT2JaxError:
             raise
         except Exception as error:
-            # Other writes of Orbax's fail with it; Python would tell of each when it is forgotten.
-            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-            warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
             step, self._writing = self._writing, None
             if jax.process_count() == 1:
                 with contextlib.suppress(Exception):  # Threads that still write to what is removed below.
