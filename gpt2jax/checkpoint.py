@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,21 +113,30 @@ def everywhere(good: bool) -> bool:
 @contextlib.contextmanager
 def readable(where: str | Path) -> Iterator[None]:
     """Turns what Orbax and tensorstore raise for a damaged checkpoint, which is many things, into one line."""
-    before = sys.unraisablehook
-
-    def hook(found: Any) -> None:
-        if str(found.exc_value) != "Event loop is closed":
-            before(found)
-
-    # When one read fails Orbax ends the loop that the others report to, and Python would tell of each of them.
-    sys.unraisablehook = hook
+    listen = ignore_the_rest()
     try:
         yield
-        sys.unraisablehook = before
+        listen()
     except (GPT2JaxError, MemoryError, jax.errors.JaxRuntimeError):  # No fault of the checkpoint's.
         raise
     except Exception as error:
         raise DamagedError(f"{where}: the checkpoint cannot be read ({reason(error)})") from None
+
+
+def ignore_the_rest() -> Callable[[], None]:
+    """When one of Orbax's reads or writes fails, the others are left with nobody to report to, and Python would tell
+    of each of them, some later than the error. From here on it does not, until what this returns is called."""
+    before = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if not str(found.exc_value).startswith(("Event loop is closed", "Encountered error while reading array")):
+            before(found)
+
+    def listen() -> None:
+        sys.unraisablehook = before
+
+    sys.unraisablehook = hook
+    return listen
 
 
 def reason(error: Exception) -> str:

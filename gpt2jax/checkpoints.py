@@ -102,6 +102,7 @@ class Checkpoints:
             remove_folder(self.folder / _DELETED)
 
     def __enter__(self) -> Self:
+        self._listen = checkpoint.ignore_the_rest()
         return self
 
     def __exit__(
@@ -117,6 +118,8 @@ class Checkpoints:
         finally:
             with contextlib.suppress(Exception):  # What there was to tell has been told.
                 self._manager.close()
+        if error is None:
+            self._listen()
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
