@@ -112,8 +112,10 @@ def check_same_leaves(saved: dict[str, Leaf], abstract: Any, where: str) -> None
 
 
 def compare(saved: dict[str, Leaf], found: dict[str, int], where: str) -> None:
-    """Raises:
-    DamagedError: naming every leaf in ``found`` whose digest is not the one that was saved.
+    """Refuse leaves, of which ``found`` holds the digests by path, that are not what was saved.
+
+    Raises:
+        DamagedError: naming each of them.
     """
     wrong = [path for path, value in found.items() if saved[path].digest != value]
     if wrong:
