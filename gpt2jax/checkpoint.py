@@ -1,156 +1,32 @@
-"""Checkpoints: the one module that knows Orbax.
+"""One checkpoint, read and written; with ``checkpoints.py`` all that knows Orbax.
 
 A checkpoint is a folder named by its step. It holds the train state, and in a JSON item all that is needed to use
-it without the run around it: the model's settings and the tokenizer. Checkpoints are restored into any mesh.
+it without the run around it: the model's settings, the tokenizer, and shape, dtype and digest of every leaf, which
+are compared whenever it is read (``record.py``). Checkpoints are restored into any mesh.
 """
 
 import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import pydantic
-import tiktoken
+from jax.experimental import multihost_utils
 
-from gpt2jax import tokenizer
-from gpt2jax.config import ModelConfig
+from gpt2jax import digest
 from gpt2jax.errors import GPT2JaxError
+from gpt2jax.record import DamagedError, Meta, check_same_leaves, compare, describe
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 1
 # Of a file of parameters: small enough to read for a shard, large enough to be read at the disk's speed.
 CHUNK_BYTES = 128 * 2**20
-
-
-@dataclasses.dataclass(frozen=True)
-class Meta:
-    """What a checkpoint says of itself."""
-
-    step: int
-    model: ModelConfig
-    encoding: tiktoken.Encoding | None
-    """None where nobody knows which vocabulary the tokens are of (weights that came without one)."""
-    validation_loss: float | None = None
-    """Nats per token at this step, where it was measured."""
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "format_version": FORMAT_VERSION,
-            "step": self.step,
-            "model": dataclasses.asdict(self.model),
-            "tokenizer": None if self.encoding is None else tokenizer.to_spec(self.encoding),
-            "validation_loss": self.validation_loss,
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any], where: str) -> Self:
-        if value.get("format_version") != FORMAT_VERSION:
-            raise GPT2JaxError(f"{where}: format_version {value.get('format_version')}: should be {FORMAT_VERSION}")
-        model = pydantic.TypeAdapter(ModelConfig).validate_python(value["model"])
-        encoding = None if value["tokenizer"] is None else tokenizer.from_spec(value["tokenizer"])
-        return cls(value["step"], model, encoding, value["validation_loss"])
-
-
-class Checkpoints:
-    """The checkpoints of one run: written in the background, the newest few and the best kept.
-
-    Use as a context manager: leaving it waits for writes in flight and raises what went wrong in them.
-    """
-
-    def __init__(self, folder: str | Path, keep_last: int = 2, read_only: bool = False) -> None:
-        """Open ``folder``, which is made unless ``read_only``.
-
-        Args:
-            keep_last: newest checkpoints to keep, beside the one with the lowest validation loss.
-        """
-        # Orbax logs every save and restore, and warns of what is as it should be here.
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        self.folder = Path(folder).absolute()
-        policies = ocp.checkpoint_managers
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(keep_last),
-                    policies.BestN(get_metric_fn=lambda metrics: metrics["validation_loss"], reverse=True, n=1),
-                ]
-            ),
-            enable_async_checkpointing=not read_only,
-            cleanup_tmp_directories=not read_only,
-            create=not read_only,
-            read_only=read_only,
-        )
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=options,
-            item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._manager.close()
-
-    def steps(self) -> list[int]:
-        return sorted(self._manager.all_steps())
-
-    def latest_step(self) -> int | None:
-        return max(self.steps(), default=None)
-
-    def save(self, state: Any, meta: Meta) -> None:
-        """Start writing ``state``; it may be donated as soon as this returns.
-
-        Raises:
-            GPT2JaxError: a checkpoint of this step or a later one exists (Orbax would skip the save in silence).
-        """
-        latest = self.latest_step()
-        if latest is not None and meta.step <= latest:
-            raise GPT2JaxError(f"checkpoint of step {meta.step}: {self.folder} already holds step {latest}")
-        loss = math.inf if meta.validation_loss is None else meta.validation_loss
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta.to_json()))
-        if not self._manager.save(meta.step, args=items, metrics={"validation_loss": loss}):
-            raise GPT2JaxError(f"checkpoint of step {meta.step}: Orbax did not save it in {self.folder}")
-
-    def read_meta(self, step: int) -> Meta:
-        where = f"{self.folder}/{step}"
-        with _readable(where):
-            items = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-            return Meta.from_json(items["meta"], where)
-
-    def restore(self, step: int, abstract: T) -> T:
-        """The state of ``step``.
-
-        Args:
-            abstract: the state's tree of ShapeDtypeStructs with shardings: each shard is read to where it belongs.
-        """
-        with _readable(f"{self.folder}/{step}"):
-            items = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
-            return items["state"]
-
-
-@contextlib.contextmanager
-def _readable(where: str) -> Iterator[None]:
-    """Turns what Orbax and tensorstore raise for a damaged checkpoint, which is many things, into one line."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise GPT2JaxError(f"{where}: the checkpoint cannot be read ({_reason(error)})") from None
-
-
-def _reason(error: Exception) -> str:
-    """The end of the first line, where tensorstore says why after saying of what; without its dump of settings."""
-    lines = str(error).split(" [", 1)[0].strip().splitlines()
-    return ": ".join(lines[0].split(": ")[-2:]) if lines else type(error).__name__
 
 
 def find(path: str | Path) -> tuple[Path, int]:
@@ -167,10 +43,14 @@ def find(path: str | Path) -> tuple[Path, int]:
     if path.name.isdecimal() and (path / "state").is_dir():
         return path.parent, int(path.name)
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    steps = [int(child.name) for child in folder.iterdir() if child.name.isdecimal() and (child / "state").is_dir()]
+    steps = steps_in(folder)
     if not steps:
         raise GPT2JaxError(f"{path}: holds no checkpoint; `gpt2jax train` writes them to RUN/checkpoints")
     return folder, max(steps)
+
+
+def steps_in(folder: Path) -> list[int]:
+    return [int(child.name) for child in folder.iterdir() if child.name.isdecimal() and (child / "state").is_dir()]
 
 
 def holds_one(path: Path) -> bool:
@@ -183,10 +63,86 @@ def holds_one(path: Path) -> bool:
 
 
 def read_meta(path: str | Path) -> Meta:
-    """What the checkpoint that ``path`` means (:func:`find`) says of itself."""
+    """What the checkpoint that ``path`` means (:func:`find`) says of itself.
+
+    Raises:
+        DamagedError: it cannot be read, or is not what was saved.
+    """
     folder, step = find(path)
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        return checkpoints.read_meta(step)
+    where = folder / str(step)
+    with readable(where):
+        return Meta.from_json(ocp.JsonCheckpointHandler().restore(where / "meta"), str(where))
+
+
+def restore_state(path: str | Path, abstract: T) -> T:
+    """The whole state in the checkpoint that ``path`` means. Every process of several must call this.
+
+    Args:
+        abstract: the state's tree of ShapeDtypeStructs with shardings: each shard is read to where it belongs.
+
+    Raises:
+        DamagedError: it cannot be read, or is not what was saved.
+        GPT2JaxError: it is a state of another shape.
+    """
+    folder, step = find(path)
+    where = folder / str(step)
+    saved = read_meta(where).leaves
+    if saved is not None:
+        check_same_leaves(saved, abstract, str(where))
+    # The handler alone: a checkpointer's processes wait for each other, and long if one of them cannot read its part.
+    state, failure = None, None
+    try:
+        with readable(where):
+            state = ocp.StandardCheckpointHandler().restore(where / "state", args=ocp.args.StandardRestore(abstract))
+    except DamagedError as error:
+        failure = error
+    if not everywhere(failure is None):
+        raise failure or DamagedError(f"{where}: the checkpoint cannot be read (by another process)")
+    if saved is not None:
+        compare(saved, digest.of_arrays(digest.paths(state)), str(where))
+    return state  # type: ignore[return-value]
+
+
+def everywhere(good: bool) -> bool:
+    """Whether ``good`` holds in every process; all of them wait here for each other."""
+    if jax.process_count() == 1:
+        return good
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
+
+
+@contextlib.contextmanager
+def readable(where: str | Path) -> Iterator[None]:
+    """Turns what Orbax and tensorstore raise for a damaged checkpoint, which is many things, into one line."""
+    listen = ignore_the_rest()
+    try:
+        yield
+        listen()
+    except (GPT2JaxError, MemoryError, jax.errors.JaxRuntimeError):  # No fault of the checkpoint's.
+        raise
+    except Exception as error:
+        raise DamagedError(f"{where}: the checkpoint cannot be read ({reason(error)})") from None
+
+
+def ignore_the_rest() -> Callable[[], None]:
+    """When one of Orbax's reads or writes fails, the others are left with nobody to report to, and Python would tell
+    of each of them, some later than the error. From here on it does not, until what this returns is called."""
+    before = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if not str(found.exc_value).startswith(("Event loop is closed", "Encountered error while reading array")):
+            before(found)
+
+    def listen() -> None:
+        sys.unraisablehook = before
+
+    sys.unraisablehook = hook
+    return listen
+
+
+def reason(error: Exception) -> str:
+    """The end of the first line, where tensorstore says why after saying of what; without its dump of settings."""
+    lines = str(error).split(" [", 1)[0].strip().splitlines()
+    return ": ".join(lines[0].split(": ")[-2:]) if lines else type(error).__name__
 
 
 def save_params(folder: Path, params: dict[str, Any], meta: Meta) -> None:
@@ -202,6 +158,7 @@ def save_params(folder: Path, params: dict[str, Any], meta: Meta) -> None:
     }
     state = {"params": params}
     save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), state)
+    meta = dataclasses.replace(meta, leaves=describe(state))
     items = ocp.args.Composite(
         state=ocp.args.PyTreeSave(state, save_args=save_args), meta=ocp.args.JsonSave(meta.to_json())
     )
@@ -212,7 +169,7 @@ def save_params(folder: Path, params: dict[str, Any], meta: Meta) -> None:
     except Exception as error:  # A full disk comes as one of several of tensorstore's.
         # Other writes of Orbax's fail with it; asyncio would tell of each when it is forgotten.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        raise GPT2JaxError(f"{folder}: cannot be written ({_reason(error)})") from None
+        raise GPT2JaxError(f"{folder}: cannot be written ({reason(error)})") from None
 
 
 def concurrent_gb(params: dict[str, Any]) -> int:
@@ -224,23 +181,59 @@ def restore_params(path: str | Path, abstract: dict[str, Any]) -> dict[str, Any]
     """The parameters alone of the checkpoint that ``path`` means (:func:`find`).
 
     Args:
-        abstract: ShapeDtypeStructs with shardings, in the layout of the parameters.
+        abstract: ShapeDtypeStructs with shardings, in the layout of the parameters. Where a dtype is not the stored
+            one, parameters are read one after the other: compared as stored, then rounded.
+
+    Raises:
+        DamagedError: it cannot be read, or is not what was saved.
     """
-    return _restore(path, abstract, ocp.checkpoint_utils.construct_restore_args(abstract))
+    folder, step = find(path)
+    where = folder / str(step)
+    saved = read_meta(where).leaves
+    wanted = digest.paths({"params": abstract})
+    if saved is None or all(path in saved and str(leaf.dtype) == saved[path].dtype for path, leaf in wanted.items()):
+        params = _restore(where, abstract, ocp.checkpoint_utils.construct_restore_args(abstract))
+        if saved is not None:
+            compare(saved, digest.of_arrays(digest.paths({"params": params})), str(where))
+        return params
+
+    def one(key: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        name = jax.tree_util.keystr(key, simple=True, separator="/")
+        kept = saved.get(f"params/{name}")
+        dtype = leaf.dtype if kept is None else np.dtype(kept.dtype)
+        item = _nested(name, jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding))
+        restored = _restore(where, item, ocp.checkpoint_utils.construct_restore_args(item))
+        [array] = jax.tree.leaves(restored)
+        if kept is not None:
+            compare(saved, digest.of_arrays({f"params/{name}": array}), str(where))
+        return array.astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(one, abstract)
 
 
 def restore_array(path: str | Path, key: str) -> np.ndarray:
-    """One parameter, by its path in the table, of the checkpoint that ``path`` means: whole, on the host, as stored."""
-    item: Any = 0
-    restore_args: Any = ocp.RestoreArgs(restore_type=np.ndarray)
-    for part in reversed(key.split("/")):
-        item, restore_args = {part: item}, {part: restore_args}
-    [array] = jax.tree.leaves(_restore(path, item, restore_args))
+    """One parameter, by its path in the table, of the checkpoint that ``path`` means: whole, on the host, as stored.
+
+    Raises:
+        DamagedError: it cannot be read, or is not what was saved.
+    """
+    folder, step = find(path)
+    where = folder / str(step)
+    saved = read_meta(where).leaves
+    item, restore_args = _nested(key, 0), _nested(key, ocp.RestoreArgs(restore_type=np.ndarray))
+    [array] = jax.tree.leaves(_restore(where, item, restore_args))
+    if saved is not None and f"params/{key}" in saved:
+        compare(saved, {f"params/{key}": digest.of_host(array)}, str(where))
     return array
 
 
-def _restore(path: str | Path, item: Any, restore_args: Any) -> dict[str, Any]:
-    folder, step = find(path)
+def _nested(key: str, leaf: Any) -> Any:
+    for part in reversed(key.split("/")):
+        leaf = {part: leaf}
+    return leaf
+
+
+def _restore(folder: Path, item: Any, restore_args: Any) -> dict[str, Any]:
     args = ocp.args.PyTreeRestore(item={"params": item}, restore_args={"params": restore_args}, partial_restore=True)
-    with _readable(f"{folder}/{step}"), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(folder / str(step) / "state", args=args)["params"]
+    with readable(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(folder / "state", args=args)["params"]

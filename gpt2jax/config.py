@@ -234,7 +234,12 @@ class TrainingConfig:
     """Validation batches, always the same ones, evenly spread; 0 takes the whole validation split."""
     checkpoint_interval: Count = 500
     keep_last: Count = 2
-    """Newest checkpoints to keep, beside the one with the best validation loss."""
+    """Newest checkpoints to keep."""
+    keep_best: CountOrZero = 1
+    """Checkpoints to keep for the lowest validation losses, beside the newest ones."""
+    keep_every: CountOrZero = 0
+    """Keep every checkpoint whose step is a multiple of this, for good; 0 keeps none for its step. A multiple of
+    checkpoint_interval."""
     device_watts: Positive | None = None
     """Power of one device for the energy estimate; by default from a table of device kinds, when it is listed there."""
     grid_gco2_per_kwh: NotNegative = 475.0
@@ -245,6 +250,11 @@ class TrainingConfig:
         if self.batch_size % self.micro_batches:
             raise ValueError(
                 f"batch_size: {self.batch_size}: should be a multiple of training.micro_batches ({self.micro_batches})"
+            )
+        if self.keep_every % self.checkpoint_interval:
+            raise ValueError(
+                f"keep_every: {self.keep_every}: should be a multiple of training.checkpoint_interval"
+                f" ({self.checkpoint_interval})"
             )
         return self
 

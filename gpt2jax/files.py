@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from gpt2jax.errors import GPT2JaxError
+
+# Names that :func:`_beside` gives.
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -73,6 +77,13 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8", newline="")
 
 
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote into ``folder`` with these functions left there."""
+    for path in folder.glob(".*.tmp"):
+        if _PARTIAL.fullmatch(path.name):
+            remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def _beside(out: Path) -> Iterator[Path]:
     # Not tempfile, whose files nobody but their owner may read.
@@ -84,12 +95,12 @@ def _beside(out: Path) -> Iterator[Path]:
         raise GPT2JaxError(f"{out}: cannot be written ({error.strerror or error})") from None
     finally:
         if partial.is_dir():
-            _remove(partial)
+            remove_folder(partial)
         elif partial.exists():
             partial.unlink()
 
 
-def _remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """Remove a folder that threads of a writer which failed may still be writing to."""
     for _ in range(20):
         shutil.rmtree(folder, ignore_errors=True)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from gpt2jax import parameters, tokenizer
-from gpt2jax.checkpoint import Checkpoints, Meta, concurrent_gb, find, read_meta, restore_params
+from gpt2jax.checkpoint import concurrent_gb, find, read_meta, restore_params
+from gpt2jax.checkpoints import Checkpoints
 from gpt2jax.config import Config, from_mapping
 from gpt2jax.errors import GPT2JaxError
+from gpt2jax.record import Meta
 from gpt2jax.train.step import TrainState, abstract_state, init_state
 from tests.helpers import TINY, place_on
 

@@ -18,14 +18,15 @@ from jax.experimental import multihost_utils
 from gpt2jax import config as settings
 from gpt2jax import parameters
 from gpt2jax.attention import describe_attention
-from gpt2jax.checkpoint import Checkpoints, Meta
+from gpt2jax.checkpoints import Checkpoints
 from gpt2jax.config import Config
 from gpt2jax.data.pipeline import TokenWindows, open_split, training_batches, validation_windows
 from gpt2jax.distributed import is_primary
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.files import write_text
+from gpt2jax.files import remove_partial, write_text
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
+from gpt2jax.record import Meta
 from gpt2jax.train.plots import draw_loss
 from gpt2jax.train.report import write_report
 from gpt2jax.train.runlog import Row, RunLog
@@ -74,17 +75,22 @@ def train(config: Config, command: str = "") -> Result:
 
     run_dir = Path(training.run_dir)
     _open_run_dir(run_dir)
-    with Checkpoints(run_dir / "checkpoints", training.keep_last) as checkpoints, _stop_signals() as stop:
-        # The state: from the newest checkpoint of this run, else from the weights to start from, else fresh.
-        start = checkpoints.latest_step() or 0
-        if start:
-            _check_resumable(config, checkpoints.read_meta(start), encoding, run_dir)
-            state = checkpoints.restore(start, abstract_state(config, place))
+    keep = training.keep_last, training.keep_best, training.keep_every
+    with Checkpoints(run_dir / "checkpoints", *keep) as checkpoints, _stop_signals() as stop:
+        # The state: from the newest whole checkpoint of this run, else from the weights to start from, else fresh.
+        found = checkpoints.restore_newest(
+            abstract_state(config, place), lambda meta: _check_resumable(config, meta, encoding, run_dir)
+        )
+        start = found[0].step if found else 0
+        notes = _resume_notes(config, found[0], run_dir) if found else []
+        if found:
+            state = found[1]
         elif training.init_from:
             state = init_state(config, place, _given_params(config, place, encoding))
         else:
             state = init_state(config, place)
         if is_primary():
+            remove_partial(run_dir)
             _write_config(config, run_dir)
 
         with (
@@ -97,6 +103,8 @@ def train(config: Config, command: str = "") -> Result:
                 log.say(f"starting from the weights of {training.init_from}")
             if start:
                 log.say(f"resumed {run_dir} at step {start} of {training.steps}")
+            for note in notes:
+                log.say(note)
             train_step = make_train_step(config, place)
             evaluate = _Evaluator(config, place, held_out, micro_batch, bytes_per_token)
             clock = _Clock(sum(row["train_seconds"] for row in log.rows[-1:]))
@@ -105,6 +113,7 @@ def train(config: Config, command: str = "") -> Result:
             while step < training.steps and not stop:
                 state, metrics = train_step(state, next(batches))
                 step += 1
+                checkpoints.check()
                 _agree_to_stop(stop, step)
                 if step == start + 1:  # The first step compiles: wait for it, and start the clock after it.
                     jax.block_until_ready(metrics)
@@ -285,7 +294,7 @@ def _write_config(config: Config, run_dir: Path) -> None:
 def _check_resumable(config: Config, meta: Meta, encoding: tiktoken.Encoding, run_dir: Path) -> None:
     """Refuse to go on from a checkpoint of another model or vocabulary, or from past the end."""
     # How the model is computed may change between sessions; what it is may not.
-    for name in ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer"):
+    for name in ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "layer_norm_epsilon"):
         ours, theirs = getattr(config.model, name), getattr(meta.model, name)
         if ours != theirs:
             raise GPT2JaxError(
@@ -302,6 +311,28 @@ def _check_resumable(config: Config, meta: Meta, encoding: tiktoken.Encoding, ru
         )
     if meta.step > config.training.steps:
         raise GPT2JaxError(f"training.steps: {config.training.steps}: {run_dir} has a checkpoint of step {meta.step}")
+
+
+def _resume_notes(config: Config, meta: Meta, run_dir: Path) -> list[str]:
+    """What to say of the checkpoint that a run goes on from: what it cannot vouch for, what has changed since."""
+    notes = []
+    if meta.leaves is None:
+        notes.append(f"the checkpoint of step {meta.step} has no digests: damage in it would not be noticed")
+    recorded = run_dir / "config.yaml"
+    if recorded.exists():
+        before = settings.load(recorded)
+        # Where and how long a run goes on is its own affair; what it computes with is worth a line.
+        free = ("run_dir", "steps", "init_from", "keep_last", "keep_best", "keep_every")
+        changed = [
+            f"{section}.{field.name} {getattr(old, field.name)} -> {getattr(new, field.name)}"
+            for section in ("model", "data", "optimizer", "training")
+            for old, new in [(getattr(before, section), getattr(config, section))]
+            for field in dataclasses.fields(new)
+            if field.name not in free and getattr(old, field.name) != getattr(new, field.name)
+        ]
+        if changed:
+            notes.append(f"going on with other settings than before: {', '.join(changed)}")
+    return notes
 
 
 def _check_vocabulary(

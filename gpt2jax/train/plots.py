@@ -1,11 +1,11 @@
 """The picture of a run."""
 
-import os
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from gpt2jax.files import new_file
 from gpt2jax.train.runlog import Row
 
 
@@ -39,6 +39,5 @@ def draw_loss(rows: list[Row], path: Path, title: str) -> None:
     norm = rate.twinx()
     norm.plot([row["step"] for row in train], [row["grad_norm"] for row in train], color="#5a9a5a", lw=0.6)
     norm.set_ylabel("gradient norm", color="#5a9a5a")
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, format="png")
-    os.replace(partial, path)
+    with new_file(path) as partial:
+        figure.savefig(partial, format="png")

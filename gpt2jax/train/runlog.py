@@ -8,7 +8,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from gpt2jax.files import write_text
+from gpt2jax.files import parse_json, write_text
 
 Row = dict[str, float]
 
@@ -16,11 +16,18 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def read_rows(run_dir: str | Path) -> list[Row]:
-    """The rows of a run's metrics.jsonl: training rows have ``loss``, validation rows ``validation_loss``."""
+    """The rows of a run's metrics.jsonl: training rows have ``loss``, validation rows ``validation_loss``.
+
+    A last line that was cut off, by a full disk say, is no row.
+
+    Raises:
+        GPT2JaxError: another line is none.
+    """
     path = Path(run_dir) / METRICS_FILE
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    return [parse_json(line.encode(), f"{path}: line {number}") for number, line in enumerate(lines, 1)]
 
 
 class RunLog:

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from gpt2jax import checkpoint, parameters
-from gpt2jax.checkpoint import Meta
 from gpt2jax.config import ModelConfig
 from gpt2jax.parameters import Parameter, Params
 from gpt2jax.partition import Partition
 from gpt2jax.progress import Report
+from gpt2jax.record import Meta
 from gpt2jax.weights.arrays import FLOATS, DType, count_non_finite, in_dtype, warn_of_non_finite
 from gpt2jax.weights.weights import NO_CHECKSUM, Origin, Weights, unpadded
 
@@ -30,7 +30,8 @@ class StoredWeights(Weights):
         self.path = folder / str(step)
         meta = checkpoint.read_meta(self.path)
         unknown = None if meta.encoding else "the checkpoint does not say which vocabulary its tokens are of"
-        self.origin = Origin("orbax", str(self.path), meta.model, meta.encoding, (NO_CHECKSUM,), unknown)
+        note = NO_CHECKSUM if meta.leaves is None else "the digests of all parameters are compared"
+        self.origin = Origin("orbax", str(self.path), meta.model, meta.encoding, (note,), unknown)
         self._lock = threading.Lock()
         self._held: tuple[str, np.ndarray] | None = None
 

@@ -1,6 +1,8 @@
 """Runs of several real processes: the numbers of one process, one log, an end that all of them come to."""
 
 import contextlib
+import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -87,6 +89,30 @@ def test_two_processes_train_as_one_and_one_and_four_go_on(folder: Path, alone: 
         assert numbers(folder / run) == numbers(folder / "alone")
         assert {path.name for path in (folder / run).iterdir()} >= {"config.yaml", "loss.png", "report.md"}
     assert not same(params_of(folder, "alone", 4), alone)
+
+
+def test_a_checkpoint_that_one_process_cannot_read_is_set_aside_by_both(folder: Path, alone: list[np.ndarray]) -> None:
+    """Damage in the numbers comes to all of them alike; the other kind may stop one, and the others must not wait."""
+    launch(folder, 2, "--training.run-dir", "damaged")
+    for damage in ("numbers", "files"):
+        step = folder / "damaged" / "checkpoints" / "8"
+        if damage == "numbers":  # The record tells of another array.
+            record = step / "meta" / "metadata"
+            meta = checkpoint.read_meta(step)
+            assert meta.leaves is not None
+            wte = dataclasses.replace(meta.leaves["params/wte"], digest=meta.leaves["params/wte"].digest ^ 1)
+            leaves = meta.leaves | {"params/wte": wte}
+            record.write_text(json.dumps(dataclasses.replace(meta, leaves=leaves).to_json()))
+        else:
+            for path in (step / "state").rglob("*"):
+                if path.is_file() and path.stat().st_size > 20_000:
+                    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        done = launch(folder, 2, "--training.run-dir", "damaged")
+        assert done.stderr.count("going on from step 4; it is now checkpoints/8.damaged") == 1, done.stderr
+        assert "resumed damaged at step 4 of 8" in done.stdout
+        assert same(params_of(folder, "damaged", 8), alone)
+    names = {path.name for path in (folder / "damaged" / "checkpoints").iterdir()}
+    assert names == {"4", "8", "8.damaged", "8.damaged-2"}
 
 
 SLOWLY = ["--optimizer.decay-steps", "100000"]

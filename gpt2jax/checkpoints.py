@@ -1,0 +1,283 @@
+"""The checkpoints of a run: written in the background, kept as the settings say, the newest whole one found again."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+
+from gpt2jax import checkpoint
+from gpt2jax.distributed import is_primary
+from gpt2jax.errors import GPT2JaxError, GPT2JaxWarning
+from gpt2jax.files import remove_folder
+from gpt2jax.record import DamagedError, Meta, describe
+
+T = TypeVar("T")
+
+# Where checkpoints go before their files are removed: one whose removal was cut short is not taken for a whole one.
+_DELETED = "deleted"
+# In the name of one that is being written: Orbax renames it when it is whole.
+_HALF = ".orbax-checkpoint-tmp"
+
+
+class Checkpoints:
+    """The checkpoints of one run: written in the background, the newest few and the best kept.
+
+    Use as a context manager: leaving it waits for writes in flight and raises what went wrong in them.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        keep_last: int = 2,
+        keep_best: int = 1,
+        keep_every: int = 0,
+        read_only: bool = False,
+    ) -> None:
+        """Open ``folder``, which is made unless ``read_only``; what a killed run left half done in it is removed.
+
+        Args:
+            keep_last: newest checkpoints to keep,
+            keep_best: beside those with the lowest validation losses,
+            keep_every: and those whose step is a multiple of this (0: of none).
+
+        Raises:
+            GPT2JaxError: the folder cannot be made or written to.
+        """
+        # Orbax logs every save and restore, and warns of what is as it should be here; what goes wrong is raised.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        self.folder = Path(folder).absolute()
+        self._read_only = read_only
+        self._writing: int | None = None
+        self._errors: list[Exception] = []
+        self._kept = _Kept(keep_last, keep_best, keep_every)
+        if not read_only:
+            # Of the writes that fail with one that did, Python would tell one by one, when each is forgotten.
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+            warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
+            self._open()
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._kept,
+            enable_async_checkpointing=not read_only,
+            cleanup_tmp_directories=False,
+            create=not read_only,
+            read_only=read_only,
+            todelete_subdir=None if read_only else _DELETED,
+        )
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=options,
+            item_handlers={
+                "state": _noting(ocp.StandardCheckpointHandler(), self._errors),
+                "meta": _noting(ocp.JsonCheckpointHandler(), self._errors),
+            },
+        )
+        for step in () if read_only else self.steps():
+            with contextlib.suppress(GPT2JaxError):  # It is no best one; restoring will tell.
+                if (loss := self.read_meta(step).validation_loss) is not None:
+                    self._kept.losses[step] = loss
+
+    def _open(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise GPT2JaxError(f"{self.folder}: cannot be made ({error.strerror})") from None
+        if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
+            raise GPT2JaxError(f"{self.folder}: checkpoints cannot be written there (no permission, or read-only)")
+        self._sweep()
+        if is_primary():  # Orbax would do it in the background, and may end before it is done.
+            for half in self.folder.glob(f"*{_HALF}*"):
+                remove_folder(half)
+
+    def _sweep(self) -> None:
+        """Remove the files of checkpoints that are no longer kept."""
+        if is_primary() and not self._read_only:
+            remove_folder(self.folder / _DELETED)
+
+    def __enter__(self) -> Self:
+        self._listen = checkpoint.ignore_the_rest()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._errors and jax.process_count() > 1:
+            return  # The others wait for this one in the write that failed: the end of the process ends theirs.
+        try:
+            self.wait()
+        except GPT2JaxError:
+            if error is None:
+                raise
+        finally:
+            with contextlib.suppress(Exception):  # What there was to tell has been told.
+                self._manager.close()
+        if error is None:
+            self._listen()
+
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def latest_step(self) -> int | None:
+        return max(self.steps(), default=None)
+
+    def save(self, state: Any, meta: Meta) -> None:
+        """Start writing ``state``; it may be donated as soon as this returns.
+
+        Raises:
+            GPT2JaxError: it cannot be written, or the save before it could not; or a checkpoint of this step or a
+                later one exists (Orbax would skip the save in silence).
+        """
+        self.wait()
+        latest = self.latest_step()
+        if latest is not None and meta.step <= latest:
+            raise GPT2JaxError(f"checkpoint of step {meta.step}: {self.folder} already holds step {latest}")
+        meta = dataclasses.replace(meta, leaves=describe(state))
+        if meta.validation_loss is not None:
+            self._kept.losses[meta.step] = meta.validation_loss
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta.to_json()))
+        self._writing = meta.step
+        with self._written():
+            if not self._manager.save(meta.step, args=items):
+                raise GPT2JaxError(f"checkpoint of step {meta.step}: Orbax did not save it in {self.folder}")
+
+    def check(self) -> None:
+        """Raise what went wrong in the background since the last save, if it is known by now; never waits.
+
+        Raises:
+            GPT2JaxError: the last save has failed.
+        """
+        if self._errors:
+            with self._written():
+                raise self._errors[0]
+        if self._writing is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the write in flight, if there is one.
+
+        Raises:
+            GPT2JaxError: it has failed.
+        """
+        if self._writing is not None:
+            with self._written():
+                self._manager.wait_until_finished()
+            self._writing = None
+            self._sweep()
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """Turns whatever a failed write raises into one line, and makes room on the disk."""
+        try:
+            yield
+        except GPT2JaxError:
+            raise
+        except Exception as error:
+            step, self._writing = self._writing, None
+            if jax.process_count() == 1:
+                with contextlib.suppress(Exception):  # Threads that still write to what is removed below.
+                    self._manager.wait_until_finished()
+                for half in self.folder.glob(f"{step}{_HALF}*"):
+                    remove_folder(half)
+            whole = [number for number in checkpoint.steps_in(self.folder) if number != step]
+            last = f"the last whole one is of step {max(whole)}" if whole else "there is none yet"
+            raise GPT2JaxError(
+                f"{self.folder}: the checkpoint of step {step} cannot be written ({checkpoint.reason(error)}); {last}"
+            ) from None
+
+    def read_meta(self, step: int) -> Meta:
+        return checkpoint.read_meta(self.folder / str(step))
+
+    def restore(self, step: int, abstract: T) -> T:
+        """The state of ``step`` (:func:`gpt2jax.checkpoint.restore_state`)."""
+        return checkpoint.restore_state(self.folder / str(step), abstract)
+
+    def restore_newest(self, abstract: T, fits: Callable[[Meta], None]) -> tuple[Meta, T] | None:
+        """The newest checkpoint that is whole, or None where there is no checkpoint at all.
+
+        Newer ones, which are damaged, are then renamed to STEP.damaged, and a warning says so.
+
+        Args:
+            fits: raises when a checkpoint is not of the run that is to go on from it.
+
+        Raises:
+            GPT2JaxError: it does not fit, or all are damaged: they stay where they are.
+        """
+        damaged: dict[int, DamagedError] = {}
+        for step in reversed(self.steps()):
+            try:
+                meta = self.read_meta(step)
+                fits(meta)
+                state = self.restore(step, abstract)
+            except DamagedError as error:
+                damaged[step] = error
+                continue
+            for number, reason in sorted(damaged.items()):
+                self._set_aside(number, f"{reason}: going on from step {step}")
+            return meta, state
+        if damaged:
+            reasons = "; ".join(map(str, damaged.values()))
+            raise GPT2JaxError(f"{self.folder}: no checkpoint to go on from: {reasons}")
+        return None
+
+    def _set_aside(self, step: int, line: str) -> None:
+        if is_primary():
+            name = aside = f"{step}.damaged"
+            count = 1
+            while (self.folder / aside).exists():
+                count += 1
+                aside = f"{name}-{count}"
+            (self.folder / str(step)).rename(self.folder / aside)
+            warnings.warn(f"{line}; it is now {self.folder.name}/{aside}", GPT2JaxWarning, stacklevel=3)
+        checkpoint.everywhere(True)
+        self._kept.losses.pop(step, None)
+        self._manager.reload()
+
+
+@dataclasses.dataclass
+class _Kept:
+    """Which checkpoints of a run stay, as Orbax asks it after a save."""
+
+    last: int
+    best: int
+    every: int
+    losses: dict[int, float] = dataclasses.field(default_factory=dict)
+    """Validation loss by step. Not left to Orbax, which forgets it when the run is started again."""
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = sorted(info.step for info in checkpoints)
+        ranked = sorted((step for step in steps if step in self.losses), key=lambda step: (self.losses[step], -step))
+        kept = {*steps[-self.last :], *ranked[: self.best]}
+        return [info.step in kept or bool(self.every and info.step % self.every == 0) for info in checkpoints]
+
+
+class _Noting:
+    """A part of a write in the background; its error is noted at once, whatever waits for it."""
+
+    def __init__(self, part: Any, errors: list[Exception]) -> None:
+        self._part, self._errors = part, errors
+
+    def result(self, timeout: int | None = None) -> Any:
+        try:
+            return self._part.result(timeout)
+        except Exception as error:
+            self._errors.append(error)
+            raise
+
+
+def _noting(handler: Any, errors: list[Exception]) -> Any:
+    """``handler``, whose errors in the background are put into ``errors``: Orbax itself tells of one only when all
+    processes have come together, which they do not where one of them could not write."""
+    save = handler.async_save
+
+    async def async_save(*args: Any, **kwargs: Any) -> list[Any]:
+        return [_Noting(part, errors) for part in await save(*args, **kwargs) or []]
+
+    handler.async_save = async_save
+    return handler
