@@ -1,37 +1,111 @@
-"""The optimizer: AdamW behind gradient clipping, with warm-up and cosine decay."""
+"""The optimizer: AdamW, Muon or Lion behind gradient clipping, and the learning rate's course."""
 
+import math
+from typing import Any
+
+import jax
 import optax
 
 from gpt2jax import parameters
 from gpt2jax.config import Config
+from gpt2jax.parameters import Parameter
+from gpt2jax.train.freezing import frozen_rows
+
+# Root mean square of Muon's updates, about that of AdamW's, so that one learning rate and weight decay suit both
+# (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2).
+MUON_RMS = 0.2
 
 
 def schedule(config: Config) -> optax.Schedule:
-    """Learning rate of each step (from 0): linear over ``warmup_steps``, then a cosine to the minimum.
+    """Learning rate of each step (from 0): linear over ``warmup_steps``, then as ``optimizer.schedule`` says.
 
     The first step already learns, at 1/(warmup_steps + 1) of the peak (as in nanoGPT).
     """
     settings = config.optimizer
-    peak, warmup = settings.learning_rate, settings.warmup_steps
-    return optax.warmup_cosine_decay_schedule(
-        init_value=peak / (warmup + 1),
-        peak_value=peak,
-        warmup_steps=warmup,
-        decay_steps=settings.decay_steps or max(config.training.steps, warmup + 1),
-        end_value=settings.min_learning_rate,
-    )
+    peak, low, warmup = settings.learning_rate, settings.min_learning_rate, settings.warmup_steps
+    end = settings.decay_steps or max(config.training.steps, warmup + 1)
+    if settings.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(peak / (warmup + 1), peak, warmup, end, low)
+    rise, stay = optax.linear_schedule(peak / (warmup + 1), peak, warmup), optax.constant_schedule(peak)
+    if settings.schedule == "constant":
+        return optax.join_schedules([rise, stay], [warmup])
+    fall = warmup if settings.schedule == "linear" else max(end - round(settings.decay_fraction * end), warmup)
+    return optax.join_schedules([rise, stay, optax.linear_schedule(peak, low, end - fall)], [warmup, fall])
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW; weight decay where the parameter table says so."""
-    settings = config.optimizer
+    """Clipping by global norm, then the optimizer; weight decay where the parameter table says so.
+
+    Parameters that are frozen whole have no state in it and get updates of 0.
+    """
+    settings, rate = config.optimizer, schedule(config)
+    # By name, from the table: by rank, the stacked biases and layer norms would decay too.
+    decay = parameters.tree(lambda parameter: parameter.decay)
     adamw = optax.adamw(
-        schedule(config),
-        b1=settings.beta1,
-        b2=settings.beta2,
-        eps=settings.epsilon,
-        weight_decay=settings.weight_decay,
-        # By name, from the table: by rank, the stacked biases and layer norms would decay too.
-        mask=parameters.tree(lambda parameter: parameter.decay),
+        rate, settings.beta1, settings.beta2, settings.epsilon, weight_decay=settings.weight_decay, mask=decay
     )
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adamw) if settings.clip_norm else adamw
+    kinds = {"adamw": adamw, "frozen": optax.set_to_zero()}
+    if settings.name == "lion":
+        kinds["lion"] = optax.lion(rate, settings.beta1, settings.beta2, weight_decay=settings.weight_decay, mask=decay)
+    frozen = frozen_rows(config)
+
+    def kind(parameter: Parameter) -> str:
+        if parameter.path in frozen:
+            return "frozen"
+        return "adamw" if settings.name == "muon" and not parameter.inputs else settings.name
+
+    labels = parameters.tree(kind)
+    if settings.name == "muon":
+        kinds["muon"] = _muon(config, labels)
+    used = set(jax.tree.leaves(labels))
+    # One kind alone is not wrapped: its state is that of runs from before there were others.
+    optimizer = kinds[settings.name] if used == {settings.name} else optax.partition(kinds, labels)
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), optimizer) if settings.clip_norm else optimizer
+
+
+def _muon(config: Config, labels: Any) -> optax.GradientTransformation:
+    """Muon for the leaves of that label, each matrix of a stacked kernel by itself."""
+    settings = config.optimizer
+    masked = optax.MaskedNode()
+    dimensions = jax.tree.map(
+        lambda label, found: found if label == "muon" else masked, labels, parameters.tree(muon_dimensions)
+    )
+
+    def scale(updates: Any, _: Any = None) -> Any:
+        # A matrix whose singular values are all 1 has a root mean square of 1 over the root of its longer side.
+        def one(update: jax.Array, axes: optax.contrib.MuonDimensionNumbers) -> jax.Array:
+            sides = [math.prod(update.shape[axis] for axis in side) for side in axes]
+            return MUON_RMS * math.sqrt(max(sides)) * update
+
+        return jax.tree.map(one, updates, dimensions)
+
+    return optax.chain(
+        optax.contrib.scale_by_muon(beta=settings.muon_momentum, weight_dimension_numbers=dimensions),
+        optax.stateless(scale),
+        optax.add_decayed_weights(settings.weight_decay),  # All kernels decay.
+        optax.scale_by_learning_rate(schedule(config)),
+    )
+
+
+def muon_dimensions(parameter: Parameter) -> Any:
+    """Which axes of a stacked kernel are its matrices' rows (inputs) and columns (outputs).
+
+    The others, layers and query, key and value, count the matrices: those three are orthogonalised each by itself,
+    as Jordan (2024) found to be better.
+    """
+    inputs = tuple(range(1, 1 + parameter.inputs))
+    outputs = tuple(axis for axis in range(1 + parameter.inputs, len(parameter.axes)) if parameter.axes[axis] != "qkv")
+    return optax.contrib.MuonDimensionNumbers(inputs, outputs)
+
+
+def at_step(opt_state: Any, step: jax.Array) -> Any:
+    """``opt_state`` with the learning rate that belongs to ``step``: a skipped step leaves Optax's own count behind."""
+
+    def is_schedule(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    return jax.tree.map(
+        lambda node: optax.ScaleByScheduleState(count=step) if is_schedule(node) else node,
+        opt_state,
+        is_leaf=is_schedule,
+    )
