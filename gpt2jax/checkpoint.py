@@ -131,11 +131,23 @@ class Checkpoints:
         """The state of ``step``.
 
         Args:
-            abstract: the state's tree of ShapeDtypeStructs with shardings: each shard is read to where it belongs.
+            abstract: the state's dataclass of ShapeDtypeStructs with shardings: each shard is read to where it belongs.
+                A field that the checkpoint does not have, as it is older, comes back as None.
         """
         with _readable(f"{self.folder}/{step}"):
-            items = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
-            return items["state"]
+            item = fields_there(self.folder / str(step) / "state", abstract)
+            items = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(item)))
+            return type(abstract)(**{name: items["state"].get(name) for name in _fields(abstract)})
+
+
+def fields_there(state: Path, abstract: Any) -> dict[str, Any]:
+    """The fields of ``abstract``, a dataclass, that the saved state in the folder ``state`` has."""
+    there = ocp.StandardCheckpointHandler().metadata(state).tree
+    return {name: getattr(abstract, name) for name in _fields(abstract) if name in there}
+
+
+def _fields(abstract: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(abstract)]
 
 
 @contextlib.contextmanager

@@ -156,7 +156,7 @@ class OptimizerConfig:
     decay_steps: Count | None = None
     """Step at which the schedule ends, warm-up included; by default training.steps."""
     decay_fraction: Probability = 0.2
-    """Of wsd: share of decay_steps that the line down takes."""
+    """Of wsd: share of decay_steps that the line down takes; 0 has none."""
     beta1: Rate = 0.9
     """Decay of the mean of gradients."""
     beta2: Rate = 0.95

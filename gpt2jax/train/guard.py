@@ -1,6 +1,7 @@
 """Steps whose numbers are wrong are skipped: a loss or gradient that is not finite, or, if asked for, a spike."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -68,3 +69,16 @@ def note(guard: Guard, skip: jax.Array, watched: dict[str, jax.Array]) -> Guard:
 def unless(skip: jax.Array, new: Any, old: Any) -> Any:
     """``new``, or ``old`` where the step is skipped."""
     return jax.tree.map(lambda after, before: jnp.where(skip, before, after), new, old)
+
+
+def too_many_skipped(row: dict[str, float], limit: int) -> str:
+    """What to say of a step's metrics when as many in a row as ``training.max_skipped`` were skipped, else nothing."""
+    if row["skipped_in_a_row"] < limit:
+        return ""
+    spike = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
+    advice = "a larger training.spike_z" if spike else "--debug-nans"
+    z = f" ({row['spike_z']:.1f} standard deviations above the mean)" if spike else ""
+    return (
+        f"step {row['step']:.0f}: the last {row['skipped_in_a_row']:.0f} steps were skipped, loss is {row['loss']:.4g}"
+        f" and gradient norm {row['grad_norm']:.4g}{z}; try {advice}, or a lower optimizer.learning_rate"
+    )

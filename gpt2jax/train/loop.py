@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
 import signal
@@ -26,10 +27,13 @@ from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import write_text
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
+from gpt2jax.train.diagnose import diagnose
+from gpt2jax.train.freezing import frozen_rows
+from gpt2jax.train.guard import too_many_skipped
 from gpt2jax.train.plots import draw_loss
 from gpt2jax.train.report import write_report
 from gpt2jax.train.runlog import Row, RunLog
-from gpt2jax.train.step import abstract_state, init_state, make_eval_step, make_place, make_train_step
+from gpt2jax.train.step import abstract_state, init_state, make_eval_step, make_place, make_train_step, with_guard
 from gpt2jax.weights.sources import open_weights
 from gpt2jax.weights.weights import load_params
 
@@ -47,7 +51,7 @@ class Result:
     bits_per_byte: float | None
 
 
-def train(config: Config, command: str = "") -> Result:
+def train(config: Config, command: str = "", *, debug_nans: bool = False) -> Result:
     """Train as ``config`` says, into its run's folder; goes on from the newest checkpoint there, if there is one.
 
     Ctrl-C or SIGTERM (to any process of several) ends the run after a step, with a checkpoint to go on from. However
@@ -57,9 +61,11 @@ def train(config: Config, command: str = "") -> Result:
 
     Args:
         command: the command line, for the report.
+        debug_nans: look at every step, and end at the first whose loss or gradient is not finite, saying where.
 
     Raises:
-        GPT2JaxError: data, mesh, settings and the checkpoint in the folder do not fit together.
+        GPT2JaxError: data, mesh, settings and the checkpoint in the folder do not fit together, or too many steps in a
+            row were skipped.
     """
     # The data, and whether it is this model's.
     model, training = config.model, config.training
@@ -69,6 +75,7 @@ def train(config: Config, command: str = "") -> Result:
 
     # The mesh, and whether it divides this model and batch.
     place = make_place(config)
+    frozen_rows(config)  # Refuses what is no parameter.
     micro_batch = training.batch_size // training.micro_batches
     kernel = describe_attention(model, place)
 
@@ -79,7 +86,7 @@ def train(config: Config, command: str = "") -> Result:
         start = checkpoints.latest_step() or 0
         if start:
             _check_resumable(config, checkpoints.read_meta(start), encoding, run_dir)
-            state = checkpoints.restore(start, abstract_state(config, place))
+            state = with_guard(checkpoints.restore(start, abstract_state(config, place)), place)
         elif training.init_from:
             state = init_state(config, place, _given_params(config, place, encoding))
         else:
@@ -101,24 +108,42 @@ def train(config: Config, command: str = "") -> Result:
             evaluate = _Evaluator(config, place, held_out, micro_batch, bytes_per_token)
             clock = _Clock(sum(row["train_seconds"] for row in log.rows[-1:]))
 
-            step = start
+            step = logged = start
             while step < training.steps and not stop:
-                state, metrics = train_step(state, next(batches))
+                windows_ABT1 = next(batches)
+                compiles = step == start or step in training.ramp
+                if compiles:  # Wait for what is under way, and for this step; start the clock after it.
+                    jax.block_until_ready(state)
+                    clock.pause(step)
+                state, metrics = train_step(state, windows_ABT1)
                 step += 1
                 _agree_to_stop(stop, step)
-                if step == start + 1:  # The first step compiles: wait for it, and start the clock after it.
+                if compiles:
                     jax.block_until_ready(metrics)
                     clock.skip(step)
+                if debug_nans and not math.isfinite(float(metrics["loss"]) + float(metrics["grad_norm"])):
+                    # The step was skipped: these are the parameters that it had.
+                    raise GPT2JaxError(diagnose(config, place, state.params, step - 1, windows_ABT1))
                 log.progress(step)
                 if step % training.log_interval == 0 or step == training.steps:
                     row: Row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
                     seconds = clock.lap(step)
                     row |= {"train_seconds": clock.total, "step_seconds": seconds}
-                    row["tokens_per_second"] = training.batch_size * model.n_ctx / seconds if seconds else 0.0
+                    parts = training.micro_batches_before(step) - training.micro_batches_before(logged)
+                    tokens = parts * micro_batch * model.n_ctx / (step - logged)
+                    row["tokens_per_second"] = tokens / seconds if seconds else 0.0
+                    logged = step
                     log.write(row, _train_line(row, training.steps))
-                    _check_finite("loss", row, checkpoints)
+                    if fault := too_many_skipped(row, training.max_skipped):
+                        fault += f"; {_way_back(checkpoints)}"
+                        if is_primary():
+                            write_report(config, place.mesh, log.rows, run_dir / "report.md", command, kernel, fault)
+                        raise GPT2JaxError(fault)
                 validate = step % training.eval_interval == 0 or step == training.steps
                 save = step % training.checkpoint_interval == 0 or step == training.steps or bool(stop)
+                if save and step < training.steps and not stop and float(metrics["skipped"]):
+                    log.say(f"step {step}: skipped, as the checkpoint is that was due")
+                    save = False
                 if validate or save:
                     jax.block_until_ready(state)
                     clock.pause(step)
@@ -215,21 +240,22 @@ def _device_batches(
     config: Config, place: Partition, windows: TokenWindows, start: int, micro_batch: int
 ) -> Generator[jax.Array, None, None]:
     """The steps' windows [A, B, T + 1] on the mesh, from step ``start`` on, forever."""
-    parts = config.training.micro_batches
+    training = config.training
     local_batches = training_batches(
         windows,
-        seed=config.training.seed,
+        seed=training.seed,
         batch_size=micro_batch,
-        start_step=start * parts,
+        start_step=training.micro_batches_before(start),
         batch_sharding=place.sharding("batch", None),
         read_threads=config.data.read_threads,
         read_buffer=config.data.read_buffer,
     )
-    shape = (parts, micro_batch, config.model.n_ctx + 1)
     sharding = place.sharding(None, "batch", None)
     with contextlib.closing(local_batches):  # Ends the reading threads.
-        while True:
+        for step in itertools.count(start):
+            parts = training.micro_batches_at(step)
             local_ABT1 = np.stack([next(local_batches) for _ in range(parts)])
+            shape = (parts, micro_batch, config.model.n_ctx + 1)
             yield jax.make_array_from_process_local_data(sharding, local_ABT1, shape)
 
 
@@ -294,8 +320,19 @@ def _check_resumable(config: Config, meta: Meta, encoding: tiktoken.Encoding, ru
             )
     _check_vocabulary(config, encoding, meta.encoding, f"the checkpoints in {run_dir}")
     recorded = run_dir / "config.yaml"
+    before = settings.load(recorded) if recorded.exists() else config
+    # What the optimizer's state holds hangs on these two.
+    for name, ours, theirs in (
+        ("optimizer.name", config.optimizer.name, before.optimizer.name),
+        ("training.freeze", sorted(frozen_rows(config)), sorted(frozen_rows(before))),
+    ):
+        if ours != theirs:
+            raise GPT2JaxError(
+                f"{name}: {ours}: the checkpoints in {run_dir} have {theirs}; give another --training.run-dir, and"
+                f" --init-from {run_dir} to start from its weights"
+            )
     given = config.training.init_from
-    if given and recorded.exists() and settings.load(recorded).training.init_from != given:
+    if given and before.training.init_from != given:
         raise GPT2JaxError(
             f"training.init_from: {given}: {run_dir} has a checkpoint of step {meta.step} already, which did not start"
             " from it; give another --training.run-dir"
@@ -324,26 +361,33 @@ def _given_params(config: Config, place: Partition, encoding: tiktoken.Encoding)
 def _check_finite(name: str, row: Row, checkpoints: Checkpoints) -> None:
     """Stop before numbers that are lost reach a checkpoint."""
     if not math.isfinite(row[name]):
-        latest = checkpoints.latest_step()
-        back = f"the last checkpoint is of step {latest}" if latest else "there is no checkpoint yet"
+        back = _way_back(checkpoints)
         raise GPT2JaxError(f"step {row['step']}: {name} is {row[name]}, try a lower optimizer.learning_rate; {back}")
+
+
+def _way_back(checkpoints: Checkpoints) -> str:
+    latest = checkpoints.latest_step()
+    return f"the last checkpoint is of step {latest}" if latest else "there is no checkpoint yet"
 
 
 def _headline(config: Config, place: Partition, windows: TokenWindows, held_out: TokenWindows) -> str:
     model, training = config.model, config.training
     devices = place.mesh.devices
     mesh = ", ".join(f"{name} {size}" for name, size in place.mesh.shape.items() if size > 1)
+    first = training.micro_batches_at(0) * training.batch_size // training.micro_batches
+    rising = f"{first} to " if training.ramp else ""
     return (
-        f"{parameters.count(model):,} parameters; {training.batch_size} x {model.n_ctx} tokens a step;"
+        f"{parameters.count(model):,} parameters; {rising}{training.batch_size} x {model.n_ctx} tokens a step;"
         f" {windows.tokens:,} training and {held_out.tokens:,} validation tokens in {config.data.path};"
         f" {devices.size} x {devices.flat[0].device_kind}{f' ({mesh})' if mesh else ''}"
     )
 
 
 def _train_line(row: Row, steps: int) -> str:
+    skipped = f"  {row['skipped_in_all']:.0f} skipped" if row["skipped_in_all"] else ""
     return (
         f"step {row['step']:>6.0f}/{steps}  loss {row['loss']:.4f}  grad norm {row['grad_norm']:.3f}"
-        f"  lr {row['learning_rate']:.2e}  {row['tokens_per_second']:,.0f} tokens/s"
+        f"  lr {row['learning_rate']:.2e}  {row['tokens_per_second']:,.0f} tokens/s{skipped}"
     )
 
 

@@ -30,17 +30,24 @@ class TrainState:
     params: Params
     opt_state: Any
     guard: Guard | None
-    """None only in the abstract state of a checkpoint from before there was one."""
+    """None only as restored from a checkpoint from before there was one, until :func:`with_guard`."""
+
+
+def _beside(config: Config, params: Params) -> tuple[jax.Array, Any, Guard]:
+    """What the state of step 0 holds beside parameters: step, optimizer's state and guard."""
+    return jnp.zeros((), jnp.int32), make_optimizer(config).init(params), Guard.fresh()
 
 
 def _fresh(config: Config, params: Params) -> TrainState:
-    opt_state, guard = _beside(config, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, guard)
+    step, opt_state, fresh = _beside(config, params)
+    return TrainState(step, params, opt_state, fresh)
 
 
-def _beside(config: Config, params: Params) -> tuple[Any, Guard]:
-    """What a state holds beside step and parameters, of the first step."""
-    return make_optimizer(config).init(params), Guard.fresh()
+def with_guard(state: TrainState, place: Partition) -> TrainState:
+    """``state``, restored from a checkpoint: one from before there was a guard gets a fresh one."""
+    if state.guard is not None:
+        return state
+    return dataclasses.replace(state, guard=jax.jit(Guard.fresh, out_shardings=place.sharding())())
 
 
 def make_place(config: Config, devices: Sequence[Any] | None = None) -> Partition:
@@ -77,9 +84,8 @@ def init_state(config: Config, place: Partition, params: Params | None = None) -
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, place))
     if params is not None:  # Not through one function with the rest: it would copy them.
-        out_shardings = (shardings.opt_state, shardings.guard)
-        opt_state, fresh = jax.jit(lambda params: _beside(config, params), out_shardings=out_shardings)(params)
-        step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
+        out_shardings = (shardings.step, shardings.opt_state, shardings.guard)
+        step, opt_state, fresh = jax.jit(lambda params: _beside(config, params), out_shardings=out_shardings)(params)
         return TrainState(step, params, opt_state, fresh)
 
     def init(key: jax.Array) -> TrainState:
