@@ -23,7 +23,8 @@ def frozen_rows(config: Config) -> frozenset[str]:
     for pattern in config.training.freeze:
         found = fnmatch.filter(paths, pattern)
         if not found:
-            raise GPT2JaxError(f"training.freeze: {pattern!r}: is no parameter's path ({nearest(pattern, paths)})")
+            known = [*paths, *{f"{path.rsplit('/', 1)[0]}/*" for path in paths if "/" in path}]
+            raise GPT2JaxError(f"training.freeze: {pattern!r}: is no parameter's path ({nearest(pattern, known)})")
         frozen.update(found)
     layers, there = config.training.freeze_layers, config.model.n_layer
     if layers > there:

@@ -150,7 +150,7 @@ def test_a_finished_run_trains_nothing_more(corpus: str, tmp_path: Path, capsys:
 
 @pytest.mark.parametrize("name", ["muon", "lion"])
 def test_other_optimizers_resume_bitwise_too(corpus: str, tmp_path: Path, name: str) -> None:
-    def config(folder: str, name: str = name, steps: int = 8) -> Config:
+    def config(folder: str, name: Any = name, steps: int = 8) -> Config:
         made = make(corpus, tmp_path / folder, steps=steps, freeze=("wpe",))
         return dataclasses.replace(made, optimizer=dataclasses.replace(made.optimizer, name=name, decay_steps=8))
 

@@ -100,7 +100,7 @@ def test_one_step_is_adamws() -> None:
     ],
 )
 def test_each_schedule_at_its_knots(optimizer: dict[str, Any], wanted: dict[int, float]) -> None:
-    given = {"learning_rate": 1e-2, "min_learning_rate": 1e-3, "warmup_steps": 3} | optimizer
+    given: dict[str, Any] = {"learning_rate": 1e-2, "min_learning_rate": 1e-3, "warmup_steps": 3} | optimizer
     rate = schedule(settings(steps=23, **given))
     found = {step: float(rate(step)) for step in wanted}
     assert found == pytest.approx({step: 1e-2 * value for step, value in wanted.items()}, rel=1e-5)
@@ -159,7 +159,8 @@ def test_muon_treats_each_matrix_of_a_stacked_kernel_by_itself(path: str) -> Non
 
 def test_muon_leaves_embeddings_norms_and_biases_to_adamw() -> None:
     params, grads = kernels_at_random(0), kernels_at_random(1)
-    found, other = {}, {}
+    found: dict[str, Any] = {}
+    other: dict[str, Any] = {}
     for optimizer, updates in ((muon(), found), (make_optimizer(settings(learning_rate=1e-2, warmup_steps=0)), other)):
         state = optimizer.init(params)
         for _ in range(2):

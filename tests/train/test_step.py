@@ -54,10 +54,11 @@ def test_the_step_compiles_once_and_consumes_its_state(compiled: list[str]) -> N
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
-def test_eight_devices_learn_what_one_does() -> None:
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_eight_devices_learn_what_one_does(name: str) -> None:
     results = {}
     # A large epsilon keeps Adam from making whole steps of gradients that are but rounding.
-    config = settings(TINY, epsilon=1e-3)
+    config = settings(TINY, epsilon=1e-3, name=name)
     for sizes in ((1, 1, 1), (2, 2, 2)):
         place = place_on(*sizes)
         state, step = init_state(config, place), make_train_step(config, place)
