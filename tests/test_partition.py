@@ -285,7 +285,7 @@ def test_data_goes_across_slices_and_the_rest_stays_inside() -> None:
 
 
 def test_an_axis_that_is_no_product_of_the_torus_gets_parts_of_rings() -> None:
-    cube = [FakeChip(n, c) for n, c in enumerate(itertools.product(range(4), repeat=3))]
+    cube = [FakeChip(n, c) for n, c in enumerate(itertools.product(range(4), range(4), range(4)))]
     cube = [dataclasses.replace(chip, device_kind="TPU v5") for chip in cube]
     assert arrange(cube, (8, 8, 1)).shape == (8, 8, 1)
 

@@ -1,6 +1,7 @@
 """Parameters that training leaves as they are: whole rows of the table, and the lowest blocks."""
 
 import fnmatch
+from pathlib import PurePosixPath
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ def frozen_rows(config: Config) -> frozenset[str]:
     for pattern in config.training.freeze:
         found = fnmatch.filter(paths, pattern)
         if not found:
-            known = [*paths, *{f"{path.rsplit('/', 1)[0]}/*" for path in paths if "/" in path}]
+            known = {*paths, *(f"{folder}/*" for path in paths for folder in PurePosixPath(path).parents[:-1])}
             raise GPT2JaxError(f"training.freeze: {pattern!r}: is no parameter's path ({nearest(pattern, known)})")
         frozen.update(found)
     layers, there = config.training.freeze_layers, config.model.n_layer

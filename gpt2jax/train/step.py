@@ -134,7 +134,7 @@ def make_train_step(config: Config, place: Partition) -> Callable[[TrainState, j
     :func:`guard.judge` finds it. With ``training.log_norms``: the norms of gradient (before clipping) and update, as
     ``grad_norm/PATH`` and ``update_norm/PATH`` for each row of the parameter table.
     """
-    optimizer, rate, training = make_optimizer(config), schedule(config), config.training
+    optimizer, rate, training = make_optimizer(config, place), schedule(config), config.training
     gradient = make_gradient(config, place)
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, place))
 

@@ -43,7 +43,7 @@ def test_patterns_are_paths_of_the_table(patterns: tuple[str, ...], frozen: list
     ("training", "message"),
     [
         ({"freeze": ("wtf",)}, r"training\.freeze: 'wtf': is no parameter's path \(nearest: wte\)"),
-        ({"freeze": ("h/atn/*",)}, r"training\.freeze: 'h/atn/\*': .* \(nearest: h/attn/\*\)"),
+        ({"freeze": ("h/attm/*",)}, r"training\.freeze: 'h/attm/\*': .* \(nearest: h/attn/\*\)"),
         ({"freeze": ("*",)}, "nothing is left to train"),
         ({"freeze_layers": 3}, r"training\.freeze_layers: 3: should be at most model\.n_layer \(2\)"),
         ({"freeze": ("w*", "ln_f/*"), "freeze_layers": 2}, "nothing is left to train"),

@@ -1,5 +1,6 @@
 """The learning rate's course, clipping, and where weight decay applies."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 
 from gpt2jax import parameters
 from gpt2jax.config import Config, OptimizerConfig, TrainingConfig
+from gpt2jax.partition import Partition
 from gpt2jax.train.optimizer import make_optimizer, schedule
-from tests.helpers import TINY, by_path, relative_distance
+from gpt2jax.train.step import abstract_state, make_train_step
+from tests.helpers import TINY, by_path, place_on, relative_distance
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -117,7 +120,8 @@ def kernels_at_random(seed: int) -> Any:
 
 
 def muon(**optimizer: Any) -> Any:
-    return make_optimizer(settings(**{"name": "muon", "learning_rate": 1e-2, "warmup_steps": 0} | optimizer))
+    given: dict[str, Any] = {"name": "muon", "learning_rate": 1e-2, "warmup_steps": 0} | optimizer
+    return make_optimizer(settings(**given))
 
 
 def orthogonalised(matrix: np.ndarray) -> np.ndarray:
@@ -190,3 +194,33 @@ def test_one_step_is_lions() -> None:
         assert np.allclose(update, -1e-2 * (np.sign(by_path(grads)[path]) + decay), rtol=1e-5, atol=1e-8), path
     kept = optax.tree_utils.tree_get(state, "mu")
     assert relative_distance(kept, jax.tree.map(lambda grad: 0.01 * grad, grads)) < 1e-5
+
+
+def test_muon_orthogonalises_whole_layers_on_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its step needs no more memory beside the state than AdamW's; the twin leaves the layers to the compiler."""
+    place = place_on(2, 2, 2)
+    model = dataclasses.replace(TINY, n_layer=8, n_embd=128)
+
+    def temporaries(name: Any) -> int:
+        config = Config(model=model, optimizer=OptimizerConfig(name=name), training=TrainingConfig(loss_chunk=16))
+        windows = jax.ShapeDtypeStruct((1, 8, 33), jnp.int32, sharding=place.sharding(None, "batch", None))
+        lowered = make_train_step(config, place).lower(abstract_state(config, place), windows)  # type: ignore[attr-defined]
+        return int(lowered.compile().memory_analysis().temp_size_in_bytes)
+
+    with jax.numpy_dtype_promotion("strict"):
+        limit, found = 1.1 * temporaries("adamw"), temporaries("muon")
+        monkeypatch.setattr(Partition, "by_layers", lambda *_: [])
+        assert found < limit < temporaries("muon")
+
+
+@pytest.mark.parametrize(("layers", "cut"), [(8, 8), (12, 4), (6, 2), (3, 1)])
+def test_layers_are_cut_over_as_many_devices_as_divide_them(layers: int, cut: int) -> None:
+    place = place_on(2, 2, 2)
+    axes = ("layers", "embed", "qkv", "heads", "head_dim")
+    first, *_, last = place.by_layers(axes, layers)
+    assert first == place.sharding(*axes)
+    shape = (layers, 64, 3, 8, 8)
+    assert last.shard_shape(shape) == (layers // cut, *shape[1:])
+    # From one to the next a single mesh axis moves.
+    path = [str(sharding.spec) for sharding in place.by_layers(axes, layers)]
+    assert len(path) == 4
