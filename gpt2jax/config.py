@@ -6,64 +6,28 @@ A settings file is a mapping of the sections of :class:`Config`. ``model`` may a
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, Literal
 
 import pydantic
-import pydantic.dataclasses
 import yaml
 from pydantic import Field, ValidationError
 
-from gpt2jax.errors import GPT2JaxError, nearest
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.fields import (
+    AxisSize,
+    Count,
+    CountOrZero,
+    Finite,
+    NotEmpty,
+    NotNegative,
+    Positive,
+    Probability,
+    Rate,
+    first_error,
+    settings,
+)
 from gpt2jax.presets import preset
 from gpt2jax.yaml_file import read_yaml
-
-T = TypeVar("T")
-
-# Strict: text that looks like a number is a mistake to report, not to repair.
-Count = Annotated[int, Field(ge=1, strict=True)]
-CountOrZero = Annotated[int, Field(ge=0, strict=True)]
-AxisSize = Annotated[int, Field(ge=-1, strict=True)]
-Probability = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
-Rate = Annotated[float, Field(ge=0.0, lt=1.0, strict=True)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=True)]
-# What float32 holds with room to spare.
-Finite = Annotated[float, Field(ge=-1e6, le=1e6, strict=True)]
-NotEmpty = Annotated[str, Field(min_length=1)]
-NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=True)]
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, Field))
-def settings(section: str) -> Any:
-    """A frozen pydantic dataclass whose constructor raises :class:`GPT2JaxError` naming ``section.key``."""
-
-    def make(cls: type[T]) -> type[T]:
-        made: Any = pydantic.dataclasses.dataclass(frozen=True, config={"extra": "forbid"})(cls)
-        construct = made.__init__
-
-        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-            try:
-                construct(self, *args, **kwargs)
-            except ValidationError as error:
-                raise GPT2JaxError(_first_error(error, made, (section,) if section else ())) from None
-
-        made.__init__ = __init__
-        return cast(type[T], made)
-
-    return make
-
-
-def _first_error(error: ValidationError, cls: Any, prefix: tuple[str, ...]) -> str:
-    """One line for the first thing wrong: the key's path, the value and what is allowed."""
-    first = error.errors(include_url=False)[0]
-    loc = [str(part) for part in first["loc"]]
-    path = ".".join([*prefix, *loc])
-    if first["type"] == "unexpected_keyword_argument":
-        for part in loc[:-1]:
-            cls = {field.name: field.type for field in dataclasses.fields(cls)}[part]
-        return f"{path}: unknown key ({nearest(loc[-1], [field.name for field in dataclasses.fields(cls)])})"
-    if first["type"] == "value_error":  # A check of our own, below: its text starts with the key.
-        return f"{path}.{first['ctx']['error']}"
-    return f"{path}: {first['input']!r}: {first['msg'].removeprefix('Input ')}"
 
 
 @settings("model")
@@ -174,27 +138,41 @@ class DataConfig:
 
 @settings("optimizer")
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay."""
+    """The optimizer, and the course of its learning rate."""
 
+    name: Literal["adamw", "muon", "lion"] = "adamw"
+    """muon: Muon on the kernels of the blocks, AdamW on embeddings, biases and layer norms, at one rate for both
+    (Jordan 2024; Liu et al. 2025). lion (Chen et al. 2023) has half of AdamW's state; it wants beta2 0.99, a third to
+    a tenth of AdamW's learning rate, and as many times its weight decay."""
     learning_rate: NotNegative = 6e-4
     """Peak, reached at the end of the warm-up."""
     min_learning_rate: NotNegative = 6e-5
-    """Where the cosine ends."""
+    """Where the schedule ends; constant does not look at it."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """After the warm-up: down in a cosine or a line; constant: at the peak; wsd (warm-up, stable, decay): at the peak,
+    and down in a line at the end."""
     warmup_steps: CountOrZero = 100
     """Steps of linear warm-up."""
     decay_steps: Count | None = None
-    """Step at which the cosine ends, warm-up included; by default training.steps."""
+    """Step at which the schedule ends, warm-up included; by default training.steps."""
+    decay_fraction: Probability = 0.2
+    """Of wsd: share of decay_steps that the line down takes; 0 has none."""
     beta1: Rate = 0.9
+    """Decay of the mean of gradients."""
     beta2: Rate = 0.95
+    """Decay of the mean of their squares; of lion: of the mean of gradients that is kept."""
     epsilon: Positive = 1e-8
+    """Added to AdamW's divisor; lion has none."""
+    muon_momentum: Rate = 0.95
+    """Muon's decay of the mean of gradients."""
     weight_decay: NotNegative = 0.1
-    """On matrices and embeddings only, never on biases and layer norms."""
+    """On matrices and embeddings only, never on biases and layer norms; times the learning rate."""
     clip_norm: NotNegative = 1.0
     """Largest global norm of the gradient; 0 does not clip."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "OptimizerConfig":
-        if self.min_learning_rate > self.learning_rate:
+        if self.min_learning_rate > self.learning_rate and self.schedule != "constant":
             raise ValueError(
                 f"min_learning_rate: {self.min_learning_rate}: should be at most"
                 f" optimizer.learning_rate ({self.learning_rate})"
@@ -221,6 +199,9 @@ class TrainingConfig:
     """Sequences per step, over all devices and micro-batches."""
     micro_batches: Count = 1
     """Parts that a step's batch is computed in, one after the other (gradient accumulation)."""
+    ramp: tuple[Count, ...] = ()
+    """Steps at which the batch doubles (batch-size ramp), up to batch_size: with two of them the run starts with a
+    quarter of the micro_batches."""
     sequence_sharding: bool = False
     """Between blocks, cut the residual stream's positions over mesh.tensor too (Korthikanti et al. 2022): activations
     take less memory, for exchanges of the same size but more of them."""
@@ -228,7 +209,21 @@ class TrainingConfig:
     """Seed of initialisation, data order and dropout."""
     loss_chunk: Count = 128
     """Positions whose logits exist at once in the loss."""
+    freeze: tuple[NotEmpty, ...] = ()
+    """Parameters that stay as they are, by their paths in gpt2jax.parameters.TABLE, * for any part of one: wte is the
+    token table (the output's too), h/attn/* all attention, h/*/kernel all kernels."""
+    freeze_layers: CountOrZero = 0
+    """Lowest blocks that stay as they are."""
+    max_skipped: Count = 10
+    """Steps skipped in a row, for a loss or gradient that is not finite or for a spike, after which the run stops."""
+    spike_z: NotNegative = 0.0
+    """Skip a step whose loss or gradient norm (spike_on) lies this many standard deviations above its running mean,
+    over about the last 50 steps; 0 is off."""
+    spike_on: Literal["loss", "grad_norm"] = "loss"
+    """What spike_z watches."""
     log_interval: Count = 10
+    log_norms: bool = False
+    """Log the norms of gradient and update of each kind of parameter too (metrics.jsonl and TensorBoard)."""
     eval_interval: Count = 250
     eval_batches: CountOrZero = 20
     """Validation batches, always the same ones, evenly spread; 0 takes the whole validation split."""
@@ -256,7 +251,24 @@ class TrainingConfig:
                 f"keep_every: {self.keep_every}: should be a multiple of training.checkpoint_interval"
                 f" ({self.checkpoint_interval})"
             )
+        if list(self.ramp) != sorted(set(self.ramp)):
+            raise ValueError(f"ramp: {self.ramp}: should rise from step to step")
+        if self.micro_batches % 2 ** len(self.ramp):
+            raise ValueError(
+                f"micro_batches: {self.micro_batches}: should be a multiple of {2 ** len(self.ramp)}, to be doubled at"
+                f" each step of training.ramp {self.ramp}"
+            )
         return self
+
+    def micro_batches_at(self, step: int) -> int:
+        """Micro-batches of the step that follows ``step`` others."""
+        return self.micro_batches >> sum(step < doubling for doubling in self.ramp)
+
+    def micro_batches_before(self, step: int) -> int:
+        """Micro-batches of the first ``step`` steps together: where the next one begins in the data."""
+        ends = [*(doubling for doubling in self.ramp if doubling < step), step]
+        starts = [0, *ends[:-1]]
+        return sum((end - start) * self.micro_batches_at(start) for start, end in zip(starts, ends, strict=True))
 
 
 @settings("sampling")
@@ -376,7 +388,7 @@ def from_mapping(mapping: Any, where: str) -> Config:
                 raise GPT2JaxError(f"{name}: {value!r}: should be a mapping of keys to values")
         return pydantic.TypeAdapter(Config).validate_python(mapping)
     except ValidationError as error:
-        raise GPT2JaxError(f"{where}: {_first_error(error, Config, ())}") from None
+        raise GPT2JaxError(f"{where}: {first_error(error, Config, ())}") from None
     except GPT2JaxError as error:
         raise GPT2JaxError(f"{where}: {error}") from None
 

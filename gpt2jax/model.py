@@ -229,14 +229,19 @@ def forward(
 
 
 def hidden_states(
-    params: Params, tokens_BT: jax.Array, config: ModelConfig, *, partition: Partition | None = None
+    params: Params,
+    tokens_BT: jax.Array,
+    config: ModelConfig,
+    *,
+    partition: Partition | None = None,
+    dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """Features of every layer, [L + 1, B, T, D] in the compute dtype.
+    """Features of every layer, [L + 1, B, T, D] in the compute dtype; arguments as in :func:`final_states`.
 
     Entry 0 is the embedding, entry l the output of block l, but the last one is taken after the final layer norm
     (as Hugging Face's ``hidden_states`` are).
     """
-    return _apply(params, tokens_BT, config, partition, None, keep_states=True)[1]
+    return _apply(params, tokens_BT, config, partition, dropout_key, keep_states=True)[1]
 
 
 def logits(params: Params, x_BTD: jax.Array, partition: Partition | None = None) -> jax.Array:

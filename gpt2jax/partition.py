@@ -1,6 +1,7 @@
 """Where arrays live: the device mesh, the rules from logical axes to mesh axes, and what follows from them."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,6 +70,22 @@ class Partition:
 
     def size(self, mesh_axes: MeshAxes) -> int:
         return int(np.prod([self.mesh.shape[axis] for axis in mesh_axes], dtype=int))
+
+    def by_layers(self, axes: tuple[str, ...], layers: int) -> list[NamedSharding]:
+        """The shardings by which an array with these logical axes, the layers first, comes to be cut along its layers
+        alone, over as many devices as divide them.
+
+        One mesh axis moves at a time, which is an all-to-all or a slice: all at once, the compiler gathers the array.
+        """
+        some = itertools.chain.from_iterable(itertools.combinations(AXES, count) for count in range(len(AXES) + 1))
+        spread = max((chosen for chosen in some if layers % self.size(chosen) == 0), key=self.size)
+        now = [getattr(self.rules, axis) for axis in axes]
+        path = [self.sharding(*axes)]
+        for moved in (*(axis for axis in AXES if axis not in spread), *reversed(spread)):
+            now = [tuple(axis for axis in over if axis != moved) for over in now]
+            now[0] += (moved,) if moved in spread else ()
+            path.append(NamedSharding(self.mesh, PartitionSpec(*[over or None for over in now])))
+        return path
 
     def check(self, config: ModelConfig, batch: int | None = None) -> None:
         """Refuse sizes that the mesh does not divide, before anything is compiled.

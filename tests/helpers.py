@@ -101,8 +101,13 @@ def distance(left: Any, right: Any) -> float:
 
 
 def relative_distance(left: Any, right: Any) -> float:
-    """Largest over the leaves of: largest absolute difference over largest absolute value."""
-    ratios = jax.tree.map(lambda a, b: distance(a, b) / float(np.max(np.abs(np.asarray(b)))), left, right)
+    """Largest over the leaves of: largest absolute difference over largest absolute value; 0 where both are 0."""
+
+    def ratio(a: Any, b: Any) -> float:
+        difference = distance(a, b)
+        return difference and difference / float(np.max(np.abs(np.asarray(b))))
+
+    ratios = jax.tree.map(ratio, left, right)
     return float(np.max(jax.tree.leaves(ratios)))
 
 

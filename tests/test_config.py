@@ -68,6 +68,14 @@ def read(tmp_path: Path) -> Callable[[str], Config]:
         ("optimizer: {learning_rate: 1e-5}", "optimizer.min_learning_rate: 6e-05: should be at most"),
         ("optimizer: {warmup_steps: 5, decay_steps: 5}", "optimizer.decay_steps: 5: should be above"),
         ("training: {batch_size: 8, micro_batches: 3}", "training.batch_size: 8: should be a multiple of"),
+        (
+            "training: {micro_batches: 2, batch_size: 2, ramp: [3, 5]}",
+            "training.micro_batches: 2: should be a multiple of 4",
+        ),
+        ("training: {micro_batches: 4, ramp: [5, 3]}", "training.ramp: (5, 3): should rise from step to step"),
+        ("training: {ramp: [0]}", "training.ramp.0: 0: should be greater than or equal to 1"),
+        ("optimizer: {name: adam}", "optimizer.name: 'adam': should be 'adamw', 'muon' or 'lion'"),
+        ("optimizer: {schedule: wds}", "optimizer.schedule: 'wds': should be 'cosine', 'linear', 'constant' or 'wsd'"),
         ("model: {n_layer: 2}\nmodel: {n_layer: 3}", "not valid YAML (key 'model' is given twice"),
         ("model:\n  n_layer: 2\n  n_layer: 3\n", "not valid YAML (key 'n_layer' is given twice"),
         ("just text", "'just text': should be a mapping of the sections model, mesh, distributed, data, optim"),
@@ -199,3 +207,12 @@ def test_settings_are_frozen_and_hashable() -> None:
         config.model = ModelConfig()  # type: ignore[misc]
     assert hash(config) == hash(Config())
     assert len({ModelConfig(), ModelConfig(), ModelConfig(n_layer=2)}) == 2
+
+
+def test_a_ramp_is_where_its_batches_end() -> None:
+    """Two doublings: a quarter of the micro-batches, then half of them, then all."""
+    training = TrainingConfig(batch_size=16, micro_batches=8, ramp=(3, 5))
+    at = [training.micro_batches_at(step) for step in range(8)]
+    assert at == [2, 2, 2, 4, 4, 8, 8, 8]
+    assert [training.micro_batches_before(step) for step in range(9)] == [sum(at[:step]) for step in range(9)]
+    assert [TrainingConfig(micro_batches=2).micro_batches_before(step) for step in (0, 1, 7)] == [0, 2, 14]

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import re
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gpt2jax import parameters
-from gpt2jax.config import Config, MeshConfig, ModelConfig
+from gpt2jax.config import Config, MeshConfig, ModelConfig, OptimizerConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.model import forward
 from gpt2jax.parameters import Params
@@ -62,9 +62,13 @@ def test_fresh_parameters_are_the_same_bits_on_every_mesh_and_cut_by_the_rules(
         assert np.prod(shares(place, path)) == sizes[1] * sizes[2]
 
 
-@pytest.mark.parametrize("sizes", MESHES)
-def test_optimizer_moments_live_beside_their_parameters(sizes: tuple[int, int, int]) -> None:
-    place, config = place_on(*sizes), Config(model=TINY)
+@pytest.mark.parametrize(
+    ("sizes", "optimizer"), [*((sizes, "adamw") for sizes in MESHES), ((2, 2, 2), "muon"), ((2, 2, 2), "lion")]
+)
+def test_optimizer_moments_live_beside_their_parameters(
+    sizes: tuple[int, int, int], optimizer: Literal["adamw", "muon", "lion"]
+) -> None:
+    place, config = place_on(*sizes), Config(model=TINY, optimizer=OptimizerConfig(name=optimizer))
     state = init_state(config, place)
     planned = by_path(abstract_state(config, place))
     moments = 0
@@ -73,13 +77,17 @@ def test_optimizer_moments_live_beside_their_parameters(sizes: tuple[int, int, i
         assert leaf.sharding.is_equivalent_to(planned[path].sharding, leaf.ndim), path
         assert (leaf.shape, leaf.dtype) == (planned[path].shape, planned[path].dtype), path
         if name is None:
-            assert leaf.ndim == 0, path
+            assert leaf.ndim == 0 or path.endswith("/ns_coeffs"), path
             assert leaf.sharding.is_fully_replicated, path
         else:
             moments += "/mu/" in path or "/nu/" in path
             part = tuple(size // share for size, share in zip(leaf.shape, shares(place, name), strict=True))
             assert leaf.addressable_shards[0].data.shape == part, path
-    assert moments == 2 * len(parameters.TABLE)
+    kernels = sum(bool(parameter.inputs) for parameter in parameters.TABLE)
+    # Muon keeps one moment of the kernels, Lion one of everything.
+    assert (
+        moments == 2 * len(parameters.TABLE) - {"adamw": 0, "muon": kernels, "lion": len(parameters.TABLE)}[optimizer]
+    )
 
 
 def run(place: Partition | None, inputs: Partition, what: str) -> Any:
@@ -230,7 +238,8 @@ def test_the_state_is_as_large_as_its_parts() -> None:
     state = abstract_state(Config(model=TINY), place_on(2, 2, 2))
     assert isinstance(state, TrainState)
     assert state.step.dtype == jnp.int32
-    floats = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.dtype == jnp.float32)
+    leaves = jax.tree.leaves((state.params, state.opt_state))
+    floats = sum(leaf.size for leaf in leaves if leaf.dtype == jnp.float32)
     assert floats == 3 * sum(leaf.size for leaf in jax.tree.leaves(parameters.abstract(TINY)))
 
 

@@ -22,7 +22,9 @@ report.md. When it holds a checkpoint already, training goes on from there; --re
 that, and --resume RUN takes the run's own settings. --init-from (in full --training.init-from) starts from the
 weights of a run, of another program's folder or file, or of a released model. Ctrl-C stops after the step in hand,
 with a checkpoint; so does SIGTERM, with status 0, or the one in GPT2JAX_STOPPED_STATUS, which tells a launcher that
-there is more to do. --dry-run compiles the step and says what would lie on each device; it needs no data.
+there is more to do. --dry-run compiles the step and says what would lie on each device; it needs no data. Steps whose
+loss or gradient is not finite are skipped; --debug-nans ends the run at the first of them instead, and names the
+parameter, the layer and the gradient where it begins.
 
 examples:
   gpt2jax train configs/quickstart.yaml
@@ -30,6 +32,7 @@ examples:
   gpt2jax train my_settings.yaml --init-from gpt2-medium
   gpt2jax train configs/quickstart.yaml --mesh.cpu-devices 8 --mesh.fsdp 8
   gpt2jax train configs/quickstart.yaml --mesh.cpu-devices 8 --mesh.fsdp 8 --dry-run
+  gpt2jax train --resume runs/quickstart --debug-nans
   gpt2jax train --resume runs/quickstart --training.steps 2000"""
 
 
@@ -51,7 +54,8 @@ def run(args: list[str]) -> int:
     else:
         raise GPT2JaxError("train: needs a settings file (say configs/quickstart.yaml) or --resume RUN")
     dry = "--dry-run" in args
-    args = [arg for arg in args if arg != "--dry-run"]
+    debug_nans = "--debug-nans" in args
+    args = [arg for arg in args if arg not in ("--dry-run", "--debug-nans")]
     config = parse(settings.Config, args, "train", HELP, default=config)
 
     stopped_status = _stopped_status()
@@ -71,7 +75,7 @@ def run(args: list[str]) -> int:
 
     if resume:
         checkpoint.find(config.training.run_dir)
-    result = run_training(config, command)
+    result = run_training(config, command, debug_nans=debug_nans)
     if result.stopped_by is not None:  # A scheduler that asks to stop is obeyed; that is no failure.
         if result.stopped_by == signal.SIGTERM:
             return stopped_status if result.step < config.training.steps else 0

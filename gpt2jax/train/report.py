@@ -13,11 +13,14 @@ from gpt2jax.files import write_text
 from gpt2jax.train.runlog import Row
 
 
-def write_report(config: Config, mesh: Mesh, rows: list[Row], path: Path, command: str, attention: str) -> None:
+def write_report(
+    config: Config, mesh: Mesh, rows: list[Row], path: Path, command: str, attention: str, fault: str = ""
+) -> None:
     """Write the report of a run from its metrics.
 
     Args:
         attention: the kernel that ran.
+        fault: what ended the run, if it did not end well.
     """
     last = next((row for row in reversed(rows) if "loss" in row), None)
     validation = [row for row in rows if "validation_loss" in row]
@@ -26,21 +29,25 @@ def write_report(config: Config, mesh: Mesh, rows: list[Row], path: Path, comman
     kind, devices = mesh.devices.flat[0].device_kind, mesh.devices.size
     known = known_chip(kind)
     steps, seconds = int(last["step"]), last["train_seconds"]
-    tokens = steps * config.training.batch_size * config.model.n_ctx
+    training = config.training
+    micro_batch = training.batch_size // training.micro_batches
+    tokens = training.micro_batches_before(steps) * micro_batch * config.model.n_ctx
     flops = tokens * parameters.train_flops_per_token(config.model, config.model.n_ctx)
-    watts = config.training.device_watts or (known.watts if known else None)
+    watts = training.device_watts or (known.watts if known else None)
     lines = [
-        f"# Run {config.training.run_dir}",
+        f"# Run {training.run_dir}",
         "",
         "| | |",
         "|---|---|",
         f"| command | `{command}` |",
-        f"| started from | {config.training.init_from or 'fresh parameters'} |",
-        f"| steps | {steps} of {config.training.steps} |",
+        f"| started from | {training.init_from or 'fresh parameters'} |",
+        f"| steps | {steps} of {training.steps}, {last.get('skipped_in_all', 0):.0f} of them skipped |",
         f"| training tokens | {tokens:,} |",
         f"| parameters | {parameters.count(config.model):,} |",
         f"| training loss, last | {last['loss']:.4f} nats per token |",
     ]
+    if fault:
+        lines.append(f"| ended by | {fault} |")
     if validation:
         best = min(validation, key=lambda row: row["validation_loss"])
         lines.append(f"| validation loss, last | {_loss(validation[-1])} |")
@@ -53,7 +60,7 @@ def write_report(config: Config, mesh: Mesh, rows: list[Row], path: Path, comman
         f"| compute | {flops:.3e} FLOP: {_FLOPS_CONVENTION} |",
         f"| MFU | {_mfu(flops, seconds, devices, known, kind)} |",
         f"| energy | {_energy(seconds, devices, watts, kind)} |",
-        f"| CO2 | {_carbon(seconds, devices, watts, config.training.grid_gco2_per_kwh)} |",
+        f"| CO2 | {_carbon(seconds, devices, watts, training.grid_gco2_per_kwh)} |",
         f"| versions | {', '.join(f'{name} {version}' for name, version in runtime.versions().items())} |",
         f"| git commit | {_git_commit()} |",
         "",

@@ -13,8 +13,10 @@ from gpt2jax.config import Config, ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition, Rules, check_whole, make_mesh
+from gpt2jax.train import freezing, guard
+from gpt2jax.train.guard import Guard
 from gpt2jax.train.objective import loss_sum
-from gpt2jax.train.optimizer import make_optimizer, schedule
+from gpt2jax.train.optimizer import at_step, make_optimizer, schedule
 
 Metrics = dict[str, jax.Array]
 
@@ -28,6 +30,17 @@ class TrainState:
     """int32: steps done. Batch, dropout and learning rate of the next step are functions of it."""
     params: Params
     opt_state: Any
+    guard: Guard
+
+
+def _beside(config: Config, params: Params) -> tuple[jax.Array, Any, Guard]:
+    """What the state of step 0 holds beside parameters: step, optimizer's state and guard."""
+    return jnp.zeros((), jnp.int32), make_optimizer(config).init(params), Guard.fresh()
+
+
+def _fresh(config: Config, params: Params) -> TrainState:
+    step, opt_state, fresh = _beside(config, params)
+    return TrainState(step, params, opt_state, fresh)
 
 
 def make_place(config: Config, devices: Sequence[Any] | None = None) -> Partition:
@@ -51,9 +64,7 @@ def make_place(config: Config, devices: Sequence[Any] | None = None) -> Partitio
 def abstract_state(config: Config, place: Partition) -> TrainState:
     """Shape, dtype and sharding of every leaf of the state, without memory."""
     params = parameters.abstract(config.model)
-    state = jax.eval_shape(
-        lambda params: TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params)), params
-    )
+    state = jax.eval_shape(lambda params: _fresh(config, params), params)
     shardings = partition.like(state, params, place.params(), place.sharding())
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state, shardings
@@ -68,60 +79,84 @@ def init_state(config: Config, place: Partition, params: Params | None = None) -
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, place))
     if params is not None:  # Not through one function with the rest: it would copy them.
-        step, opt_state = jax.jit(
-            lambda params: (jnp.zeros((), jnp.int32), make_optimizer(config).init(params)),
-            out_shardings=(shardings.step, shardings.opt_state),
-        )(params)
-        return TrainState(step, params, opt_state)
+        out_shardings = (shardings.step, shardings.opt_state, shardings.guard)
+        step, opt_state, fresh = jax.jit(lambda params: _beside(config, params), out_shardings=out_shardings)(params)
+        return TrainState(step, params, opt_state, fresh)
 
     def init(key: jax.Array) -> TrainState:
-        params = parameters.init(key, config.model)
-        return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params))
+        return _fresh(config, parameters.init(key, config.model))
 
     return jax.jit(init, out_shardings=shardings)(jax.random.key(config.training.seed))
+
+
+def make_gradient(
+    config: Config, place: Partition
+) -> Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, Params]]:
+    """The loss (nats per token) of a step's windows [A, B, T + 1] and its gradient, of parameters and step."""
+    chunk, dropout, seed = config.training.loss_chunk, config.model.dropout, config.training.seed
+
+    def gradient(params: Params, step: jax.Array, windows_ABT1: jax.Array) -> tuple[jax.Array, Params]:
+        step_key = jax.random.fold_in(jax.random.key(seed), step)
+
+        def loss_of_micro_batch(params: Params, index: jax.Array, window_BT1: jax.Array) -> tuple[jax.Array, jax.Array]:
+            key = jax.random.fold_in(step_key, index) if dropout else None
+            return loss_sum(params, window_BT1, config.model, chunk=chunk, partition=place, dropout_key=key)
+
+        of_one = jax.value_and_grad(loss_of_micro_batch, has_aux=True)
+        micro_batches = windows_ABT1.shape[0]
+        if micro_batches == 1:
+            (total, count), grads = of_one(params, jnp.zeros((), jnp.int32), windows_ABT1[0])
+        else:
+
+            def accumulate(sums: Any, xs: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+                (total, count), grads = of_one(params, *xs)
+                return jax.tree.map(jnp.add, sums, (total, count, grads)), None
+
+            zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+            (total, count, grads), _ = jax.lax.scan(accumulate, zeros, (jnp.arange(micro_batches), windows_ABT1))
+        return total / count, jax.tree.map(lambda grad: grad / count, grads)
+
+    return gradient
 
 
 def make_train_step(config: Config, place: Partition) -> Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]:
     """The jitted step. Its state argument is donated: use only the one it returns.
 
     The step takes windows [A, B, T + 1] of integer tokens, A micro-batches of B sequences, and returns float32
-    scalars: ``loss`` (nats per token, before the update), ``grad_norm`` (global, before clipping), ``learning_rate``.
+    scalars: ``loss`` (nats per token, before the update), ``grad_norm`` (global, before clipping), ``learning_rate``;
+    ``skipped``: 1 when the step was skipped, ``skipped_in_a_row`` and ``skipped_in_all``. A skipped step leaves
+    parameters and the optimizer's state as they were, and counts as a step. With ``training.spike_z``: ``spike_z``, as
+    :func:`guard.judge` finds it. With ``training.log_norms``: the norms of gradient (before clipping) and update, as
+    ``grad_norm/PATH`` and ``update_norm/PATH`` for each row of the parameter table.
     """
-    optimizer, rate = make_optimizer(config), schedule(config)
+    optimizer, rate, training = make_optimizer(config, place), schedule(config), config.training
+    gradient = make_gradient(config, place)
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, place))
-    chunk, dropout, seed = config.training.loss_chunk, config.model.dropout, config.training.seed
 
     def step(state: TrainState, windows_ABT1: jax.Array) -> tuple[TrainState, Metrics]:
-        step_key = jax.random.fold_in(jax.random.key(seed), state.step)
-
-        def loss_of_micro_batch(params: Params, index: jax.Array, window_BT1: jax.Array) -> tuple[jax.Array, jax.Array]:
-            key = jax.random.fold_in(step_key, index) if dropout else None
-            return loss_sum(params, window_BT1, config.model, chunk=chunk, partition=place, dropout_key=key)
-
-        gradient = jax.value_and_grad(loss_of_micro_batch, has_aux=True)
-        micro_batches = windows_ABT1.shape[0]
-        if micro_batches == 1:
-            (total, count), grads = gradient(state.params, jnp.zeros((), jnp.int32), windows_ABT1[0])
-        else:
-
-            def accumulate(sums: Any, xs: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
-                (total, count), grads = gradient(state.params, *xs)
-                return jax.tree.map(jnp.add, sums, (total, count, grads)), None
-
-            zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
-            (total, count, grads), _ = jax.lax.scan(accumulate, zeros, (jnp.arange(micro_batches), windows_ABT1))
-
-        grads = jax.tree.map(lambda grad: grad / count, grads)
+        loss, grads = gradient(state.params, state.step, windows_ABT1)
+        grads = freezing.only_trained(config, grads)
+        watched = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        skip, z = guard.judge(state.guard, watched, training)
         with jax.numpy_dtype_promotion("standard"):  # Optax mixes floats and integer step counts.
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            updates, opt_state = optimizer.update(grads, at_step(state.opt_state, state.step), state.params)
             learning_rate = jnp.asarray(rate(state.step), jnp.float32)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {
-            "loss": total / count,
-            "grad_norm": optax.tree.norm(grads),
+        params = freezing.keep(config, state.params, optax.apply_updates(state.params, updates))
+        after = guard.note(state.guard, skip, watched)
+        metrics = watched | {
             "learning_rate": learning_rate,
+            "skipped": skip.astype(jnp.float32),
+            "skipped_in_a_row": after.in_a_row.astype(jnp.float32),
+            "skipped_in_all": after.skipped.astype(jnp.float32),
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        if training.spike_z:
+            metrics["spike_z"] = z
+        if training.log_norms:
+            done = guard.unless(skip, updates, jax.tree.map(jnp.zeros_like, updates))
+            metrics |= norms("grad_norm", grads) | norms("update_norm", freezing.only_trained(config, done))
+        params = guard.unless(skip, params, state.params)
+        opt_state = guard.unless(skip, opt_state, state.opt_state)
+        return TrainState(state.step + 1, params, opt_state, after), metrics
 
     return jax.jit(
         step,
@@ -138,6 +173,11 @@ def lower_step(config: Config, place: Partition) -> tuple[TrainState, Any]:
     shape = (parts, config.training.batch_size // parts, config.model.n_ctx + 1)
     windows = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place.sharding(None, "batch", None))
     return state, make_train_step(config, place).lower(state, windows)  # type: ignore[attr-defined]
+
+
+def norms(name: str, tree: Params) -> Metrics:
+    """The norm of each leaf of a tree in the layout of the parameters."""
+    return {f"{name}/{row.path}": optax.tree.norm(parameters.at(tree, row)) for row in parameters.TABLE}
 
 
 def make_eval_step(

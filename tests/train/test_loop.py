@@ -148,6 +148,54 @@ def test_a_finished_run_trains_nothing_more(corpus: str, tmp_path: Path, capsys:
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.parametrize("name", ["muon", "lion"])
+def test_other_optimizers_resume_bitwise_too(corpus: str, tmp_path: Path, name: str) -> None:
+    def config(folder: str, name: Any = name, steps: int = 8) -> Config:
+        made = make(corpus, tmp_path / folder, steps=steps, freeze=("wpe",))
+        return dataclasses.replace(made, optimizer=dataclasses.replace(made.optimizer, name=name, decay_steps=8))
+
+    whole = train(config("whole"))
+    train(config("halves", steps=4))
+    # The twin is refused: the state is of another optimizer.
+    with pytest.raises(GPT2JaxError, match=rf"optimizer\.name: adamw: the checkpoints in .* have {name}; give another"):
+        train(config("halves", "adamw"))
+    assert same_params(whole, train(config("halves")))
+    other = dataclasses.replace(config("halves"), training=make(corpus, tmp_path / "halves", freeze=("wte",)).training)
+    with pytest.raises(GPT2JaxError, match=r"training\.freeze: \['wte'\]: the checkpoints in .* have \['wpe'\]"):
+        train(other)
+    assert not same_params(whole, train(config("adamw", "adamw")))
+
+
+def test_the_batch_doubles_and_a_run_stopped_beside_a_doubling_ends_bitwise(
+    corpus: str, tmp_path: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, of = [], loop.device_batches
+
+    def seen(*args: Any) -> Any:
+        for windows_ABT1 in of(*args):
+            batches.append(np.asarray(windows_ABT1))
+            yield windows_ABT1
+
+    monkeypatch.setattr(loop, "device_batches", seen)
+    ramp: dict[str, Any] = {"batch_size": 32, "micro_batches": 4, "ramp": (2, 5), "model": {"dropout": 0.1}}
+    whole = train(make(corpus, tmp_path / "whole", **ramp))
+    assert [len(windows_ABT1) for windows_ABT1 in batches] == [1, 1, 2, 2, 2, 4, 4, 4]
+    assert compiled.count("jit(step)") == 3
+    # Not a row is left out or comes twice: together they are the stream of a run of one micro-batch a step.
+    stream_ABT1, batches[:] = np.concatenate(batches), []
+    train(make(corpus, tmp_path / "flat", steps=20, eval_interval=100, checkpoint_interval=100))
+    flat_ABT1 = np.concatenate(batches)
+    assert np.array_equal(stream_ABT1.reshape(-1, 17), flat_ABT1.reshape(-1, 17)[: 20 * 8])
+    report = (tmp_path / "whole" / "report.md").read_text()
+    assert f"| training tokens | {20 * 8 * 16:,} |" in report
+    for stop in (2, 4, 5):
+        folder = tmp_path / f"stopped at {stop}"
+        train(make(corpus, folder, steps=stop, **ramp))
+        assert same_params(whole, train(make(corpus, folder, **ramp)))
+    # Twin: the doublings elsewhere.
+    assert not same_params(whole, train(make(corpus, tmp_path / "other", **ramp | {"ramp": (2, 6)})))
+
+
 def test_what_does_not_fit_is_refused(corpus: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(make(corpus, run, steps=4))

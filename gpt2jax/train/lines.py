@@ -1,0 +1,33 @@
+"""What a run says of itself on the terminal, a line each."""
+
+from gpt2jax import parameters
+from gpt2jax.config import Config
+from gpt2jax.data.pipeline import TokenWindows
+from gpt2jax.partition import Partition
+from gpt2jax.train.runlog import Row
+
+
+def headline(config: Config, place: Partition, windows: TokenWindows, held_out: TokenWindows) -> str:
+    model, training = config.model, config.training
+    devices = place.mesh.devices
+    mesh = ", ".join(f"{name} {size}" for name, size in place.mesh.shape.items() if size > 1)
+    first = training.micro_batches_at(0) * training.batch_size // training.micro_batches
+    rising = f"{first} to " if training.ramp else ""
+    return (
+        f"{parameters.count(model):,} parameters; {rising}{training.batch_size} x {model.n_ctx} tokens a step;"
+        f" {windows.tokens:,} training and {held_out.tokens:,} validation tokens in {config.data.path};"
+        f" {devices.size} x {devices.flat[0].device_kind}{f' ({mesh})' if mesh else ''}"
+    )
+
+
+def train_line(row: Row, steps: int) -> str:
+    skipped = f"  {row['skipped_in_all']:.0f} skipped" if row["skipped_in_all"] else ""
+    return (
+        f"step {row['step']:>6.0f}/{steps}  loss {row['loss']:.4f}  grad norm {row['grad_norm']:.3f}"
+        f"  lr {row['learning_rate']:.2e}  {row['tokens_per_second']:,.0f} tokens/s{skipped}"
+    )
+
+
+def validation_line(row: Row) -> str:
+    line = f"step {row['step']:>6.0f}  validation loss {row['validation_loss']:.4f} nats per token"
+    return line + f", {row['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in row else line
