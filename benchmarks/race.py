@@ -25,11 +25,11 @@ from matplotlib.figure import Figure
 from gpt2jax.files import new_file
 from gpt2jax.train.runlog import Row, read_rows
 
-STEPS = 300
+STEPS = 500
 RACE = {
     "model": {
         "n_vocab": 257,
-        "n_ctx": 128,
+        "n_ctx": 64,
         "n_embd": 192,
         "n_head": 6,
         "n_layer": 5,
@@ -38,15 +38,15 @@ RACE = {
     },
     "training": {
         "steps": STEPS,
-        "batch_size": 12,
+        "batch_size": 16,
         "log_interval": 10,
-        "eval_interval": 30,
-        "eval_batches": 24,
+        "eval_interval": 50,
+        "eval_batches": 32,
         "checkpoint_interval": STEPS,
         "keep_last": 1,
     },
 }
-WARMUP = 30
+WARMUP = 50
 # Where the search for each optimizer's rate begins, and what else it wants: Lion's is what its authors advise (Chen
 # et al. 2023, section 5), the others' are the defaults.
 OPTIMIZERS: dict[str, tuple[list[float], dict[str, float]]] = {
