@@ -2,7 +2,7 @@
 
     python benchmarks/race.py runs/race --text "shakespeare=tinyshakespeare.txt --split tail" --text pydoc=pydoc
 
-A byte-level GPT-2 of 2.3 million parameters is trained for the same steps, batches and seeds by each racer. First each
+A byte-level GPT-2 of 1.8 million parameters is trained for the same steps, batches and seeds by each racer. First each
 optimizer looks for its peak learning rate: on the first text, with a seed that is not raced, from a grid of factors of
 2, which is made longer until the best rate is not at an end of it. Then it races at that rate, with three seeds on
 every text; then AdamW races with the other schedules. Every run is `gpt2jax train` with the settings of RACE and of
@@ -32,15 +32,15 @@ RACE = {
         "n_ctx": 64,
         "n_embd": 192,
         "n_head": 6,
-        "n_layer": 5,
+        "n_layer": 4,
         "init": "human-preferences",
-        "scan_unroll": 5,
+        "scan_unroll": 4,
     },
     "training": {
         "steps": STEPS,
         "batch_size": 16,
         "log_interval": 10,
-        "eval_interval": 50,
+        "eval_interval": 100,
         "eval_batches": 32,
         "checkpoint_interval": STEPS,
         "keep_last": 1,
