@@ -25,7 +25,7 @@ SETTINGS = """
 model: {n_vocab: 257, n_ctx: 16, n_embd: 32, n_head: 4, n_layer: 2, dropout: 0.1}
 mesh: {data: 2, fsdp: 1, tensor: 2, max_whole: 0.1}
 data: {path: shards}
-optimizer: {learning_rate: 1.0e-2, min_learning_rate: 1.0e-3, warmup_steps: 2, decay_steps: 8}
+optimizer: {name: muon, learning_rate: 1.0e-2, min_learning_rate: 1.0e-3, warmup_steps: 2, decay_steps: 8}
 training: {steps: 8, batch_size: 8, micro_batches: 2, log_interval: 1, eval_interval: 4, eval_batches: 1,
   checkpoint_interval: 4, run_dir: run}
 """
