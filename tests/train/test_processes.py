@@ -17,6 +17,7 @@ import pytest
 
 from gpt2jax import checkpoint, parameters
 from gpt2jax.data.prepare import prepare
+from gpt2jax.record import Leaf
 from gpt2jax.train.runlog import read_rows
 from tests.helpers import free_port
 
@@ -65,6 +66,13 @@ def params_of(folder: Path, run: str, step: int) -> list[np.ndarray]:
     return [checkpoint.restore_array(where, row.path) for row in parameters.TABLE]
 
 
+def leaves_of(folder: Path, run: str, step: int) -> dict[str, Leaf]:
+    """Shape, dtype and digest of all of the state: the optimizer's and the guard's too."""
+    leaves = checkpoint.read_meta(folder / run / "checkpoints" / str(step)).leaves
+    assert leaves is not None
+    return leaves
+
+
 def same(left: list[np.ndarray], right: list[np.ndarray]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
 
@@ -86,8 +94,10 @@ def test_two_processes_train_as_one_and_one_and_four_go_on(folder: Path, alone: 
     for count, run in ((4, "four"), (1, "one")):
         launch(folder, count, "--training.run-dir", run)
         assert same(params_of(folder, run, 8), alone)
+        assert leaves_of(folder, run, 8) == leaves_of(folder, "alone", 8)
         assert numbers(folder / run) == numbers(folder / "alone")
         assert {path.name for path in (folder / run).iterdir()} >= {"config.yaml", "loss.png", "report.md"}
+    # Twin: those four steps changed them.
     assert not same(params_of(folder, "alone", 4), alone)
 
 
