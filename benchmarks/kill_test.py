@@ -2,12 +2,12 @@
 
     python benchmarks/kill_test.py --kills 50
 
-A tiny run is started, killed with SIGKILL at a moment drawn from a seed, and started again, until it has been killed
-so often; then it is left to end. Moments are of five kinds: while it starts; at any time after its first step; while a
-checkpoint is written; while an old one is removed; and right after the step in which an epoch ends. Its end is compared
-with that of a run never killed: every leaf of the state (parameters, optimizer, step), and every number in
-metrics.jsonl but those of the clock, bit for bit, and the names of the files in its folder: nothing half done may be
-left. Exit status 1 if anything differs.
+A tiny run (Muon, dropout, two micro-batches, epochs of a few steps) is started, killed with SIGKILL at a moment drawn
+from a seed, and started again, until it has been killed so often; then it is left to end. Moments are of five kinds:
+while it starts; at any time after its first step; while a checkpoint is written; while an old one is removed; and right
+after the step in which an epoch ends. Its end is compared with that of a run never killed: every leaf of the state
+(parameters, optimizer, guard, step), and every number in metrics.jsonl but those of the clock, bit for bit, and the
+names of the files in its folder: nothing half done may be left. Exit status 1 if anything differs.
 """
 
 import argparse
@@ -38,7 +38,7 @@ INTERVAL = 5
 SETTINGS = """
 model: {{n_vocab: 257, n_ctx: 16, n_embd: 32, n_head: 4, n_layer: 2, dropout: 0.1}}
 data: {{path: shards}}
-optimizer: {{learning_rate: 1.0e-2, min_learning_rate: 1.0e-3, warmup_steps: 2}}
+optimizer: {{name: muon, learning_rate: 1.0e-2, min_learning_rate: 1.0e-3, warmup_steps: 2}}
 training: {{steps: {steps}, batch_size: 8, micro_batches: 2, log_interval: 1, eval_interval: {interval},
   eval_batches: 1, checkpoint_interval: {interval}, keep_every: {every}}}
 sampling: {{max_new_tokens: 8, num_samples: 1}}

@@ -17,6 +17,7 @@ from gpt2jax.checkpoints import Checkpoints
 from gpt2jax.config import Config, OptimizerConfig
 from gpt2jax.errors import GPT2JaxError, GPT2JaxWarning
 from gpt2jax.record import DamagedError, Leaf, Meta, compare
+from gpt2jax.train.guard import Guard
 from gpt2jax.train.step import TrainState, abstract_state, init_state
 from tests.helpers import TINY, place_on
 
@@ -357,4 +358,6 @@ def test_all_parameters_of_the_table_have_a_digest(saved: Path) -> None:
     leaves = checkpoint.read_meta(saved / "8").leaves
     assert leaves is not None
     assert {f"params/{row.path}" for row in parameters.TABLE} <= leaves.keys()
-    assert len(leaves) == 3 * len(parameters.TABLE) + 3
+    # Beside them the optimizer's moments, and step, counters, and what the guard remembers.
+    assert {path.split("/")[0] for path in leaves} == {"step", "params", "opt_state", "guard"}
+    assert len(leaves) == 3 * len(parameters.TABLE) + 3 + len(jax.tree.leaves(Guard.fresh()))

@@ -39,7 +39,7 @@ class PlanArgs:
     search: int = 0
     """Compile so many of the most promising ways to spread the run, and rank them."""
     tokens: float | None = None
-    """Tokens to train on; by default training.steps times those of a step."""
+    """Tokens to train on; by default those of training.steps."""
     rows: int | None = None
     """With --verb generate: texts written at once, over all chips; by default 32."""
     model: settings.ModelConfig = dataclasses.field(default_factory=settings.ModelConfig)
@@ -87,8 +87,9 @@ def run(args: list[str]) -> int:
             best = ranked[0]
         else:
             best = plan_training(config, topology)
-        step = config.training.batch_size * config.model.n_ctx
-        print(show.report(best, given.tokens or float(config.training.steps * step)))
+        training = config.training
+        sequences = training.micro_batches_before(training.steps) * training.batch_size // training.micro_batches
+        print(show.report(best, given.tokens or float(sequences * config.model.n_ctx)))
     if not best.fits:
         raise GPT2JaxError(f"topology: {topology.name!r}: {show.fits(best)}")
     return 0

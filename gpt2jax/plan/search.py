@@ -37,8 +37,10 @@ def candidates(config: Config, topology: Topology) -> list[Candidate]:
             uncut = config.model.n_head % tensor or config.model.n_embd % fsdp
             if uncut or config.model.padded_vocab % (fsdp * tensor) or data % topology.slices:
                 continue
+            mesh = (data, fsdp, tensor)
             for parts in _divisors(rows // (data * fsdp)) if rows % (data * fsdp) == 0 else []:
-                mesh = (data, fsdp, tensor)
+                if parts % 2 ** len(config.training.ramp):  # A run that begins with a part of them needs whole ones.
+                    continue
                 found += [_guess(config, topology, mesh, parts, remat) for remat in REMAT]
     room = topology.chip.memory_gib * 2**30
     # Guesses err: what seems too large by little is worth a look, behind what fits.

@@ -111,14 +111,18 @@ def train(config: Config, command: str = "", *, debug_nans: bool = False) -> Res
             clock = Clock(sum(row["train_seconds"] for row in log.rows[-1:]))
 
             step = logged = start
+            windows_ABT1 = next(batches)
             while step < training.steps and not stop:
-                windows_ABT1 = next(batches)
                 compiles = step == start or step in training.ramp
                 if compiles:  # Wait for what is under way, and for this step; start the clock after it.
                     jax.block_until_ready(state)
                     clock.pause(step)
-                state, metrics = train_step(state, windows_ABT1)
+                    # One program for all batches of this size: what it would have to be traced again for is an error.
+                    program = train_step.lower(state, windows_ABT1).compile()
+                state, metrics = program(state, windows_ABT1)
                 step += 1
+                # The next batch goes to the devices while they work on this one.
+                done_ABT1, windows_ABT1 = windows_ABT1, next(batches) if step < training.steps else windows_ABT1
                 checkpoints.check()
                 agree_to_stop(stop, step)
                 if compiles:
@@ -126,7 +130,7 @@ def train(config: Config, command: str = "", *, debug_nans: bool = False) -> Res
                     clock.skip(step)
                 if debug_nans and not math.isfinite(float(metrics["loss"]) + float(metrics["grad_norm"])):
                     # The step was skipped: these are the parameters that it had.
-                    raise GPT2JaxError(diagnose(config, place, state.params, step - 1, windows_ABT1))
+                    raise GPT2JaxError(diagnose(config, place, state.params, step - 1, done_ABT1))
                 log.progress(step)
                 if step % training.log_interval == 0 or step == training.steps:
                     row: Row = {"step": step, **{name: float(value) for name, value in metrics.items()}}

@@ -119,7 +119,7 @@ def make_gradient(
     return gradient
 
 
-def make_train_step(config: Config, place: Partition) -> Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]:
+def make_train_step(config: Config, place: Partition) -> jax.stages.Wrapped:
     """The jitted step. Its state argument is donated: use only the one it returns.
 
     The step takes windows [A, B, T + 1] of integer tokens, A micro-batches of B sequences, and returns float32
@@ -172,7 +172,7 @@ def lower_step(config: Config, place: Partition) -> tuple[TrainState, Any]:
     parts = config.training.micro_batches
     shape = (parts, config.training.batch_size // parts, config.model.n_ctx + 1)
     windows = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place.sharding(None, "batch", None))
-    return state, make_train_step(config, place).lower(state, windows)  # type: ignore[attr-defined]
+    return state, make_train_step(config, place).lower(state, windows)
 
 
 def norms(name: str, tree: Params) -> Metrics:

@@ -172,6 +172,10 @@ def test_a_search_ranks_what_fits() -> None:
         mesh = one.config.mesh
         assert mesh.data * mesh.fsdp * mesh.tensor == 8
         assert SMALL.training.batch_size // one.config.training.micro_batches % (mesh.data * mesh.fsdp) == 0
+    # A batch that doubles on its way begins with a part of the micro-batches.
+    parts = {one.config.training.micro_batches for one in candidates(SMALL, EIGHT)}
+    ramped = change(SMALL, "training", micro_batches=4, ramp=(2, 4))
+    assert {one.config.training.micro_batches for one in candidates(ramped, EIGHT)} == parts & {4, 8, 16} != parts
     # Of a number of chips that 8 does not divide, every candidate takes all.
     for one in candidates(SMALL, parse_topology("h200:3x4")):
         mesh = one.config.mesh
@@ -233,6 +237,12 @@ def test_the_command_prints_the_estimate(
     out = capsys.readouterr().out
     assert "mesh: data 8, fsdp 1, tensor 1" in out
     assert "for 1e+09 tokens" in out
+    # Two steps of 4 sequences, three of 8, five of 16.
+    assert (
+        main(["plan", "s.yaml", "--topology", "l4-4", "--training.ramp", "2", "5", "--training.micro-batches", "4"])
+        == 0
+    )
+    assert f"for {(2 * 4 + 3 * 8 + 5 * 16) * 128:.3g} tokens" in capsys.readouterr().out
     wide = "model: {n_vocab: 128, n_ctx: 8, n_embd: 14336, n_head: 8, n_layer: 1}\ntraining: {batch_size: 1}\n"
     (tmp_path / "wide.yaml").write_text(wide)
     assert main(["plan", "wide.yaml", "--topology", "t4-1"]) == 2

@@ -204,7 +204,7 @@ def test_muon_orthogonalises_whole_layers_on_each_device(monkeypatch: pytest.Mon
     def temporaries(name: Any) -> int:
         config = Config(model=model, optimizer=OptimizerConfig(name=name), training=TrainingConfig(loss_chunk=16))
         windows = jax.ShapeDtypeStruct((1, 8, 33), jnp.int32, sharding=place.sharding(None, "batch", None))
-        lowered = make_train_step(config, place).lower(abstract_state(config, place), windows)  # type: ignore[attr-defined]
+        lowered: Any = make_train_step(config, place).lower(abstract_state(config, place), windows)
         return int(lowered.compile().memory_analysis().temp_size_in_bytes)
 
     with jax.numpy_dtype_promotion("strict"):

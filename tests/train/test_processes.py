@@ -17,6 +17,7 @@ import pytest
 
 from gpt2jax import checkpoint, parameters
 from gpt2jax.data.prepare import prepare
+from gpt2jax.record import Leaf
 from gpt2jax.train.runlog import read_rows
 from tests.helpers import free_port
 
@@ -25,7 +26,7 @@ SETTINGS = """
 model: {n_vocab: 257, n_ctx: 16, n_embd: 32, n_head: 4, n_layer: 2, dropout: 0.1}
 mesh: {data: 2, fsdp: 1, tensor: 2, max_whole: 0.1}
 data: {path: shards}
-optimizer: {learning_rate: 1.0e-2, min_learning_rate: 1.0e-3, warmup_steps: 2, decay_steps: 8}
+optimizer: {name: muon, learning_rate: 1.0e-2, min_learning_rate: 1.0e-3, warmup_steps: 2, decay_steps: 8}
 training: {steps: 8, batch_size: 8, micro_batches: 2, log_interval: 1, eval_interval: 4, eval_batches: 1,
   checkpoint_interval: 4, run_dir: run}
 """
@@ -65,6 +66,13 @@ def params_of(folder: Path, run: str, step: int) -> list[np.ndarray]:
     return [checkpoint.restore_array(where, row.path) for row in parameters.TABLE]
 
 
+def leaves_of(folder: Path, run: str, step: int) -> dict[str, Leaf]:
+    """Shape, dtype and digest of all of the state: the optimizer's and the guard's too."""
+    leaves = checkpoint.read_meta(folder / run / "checkpoints" / str(step)).leaves
+    assert leaves is not None
+    return leaves
+
+
 def same(left: list[np.ndarray], right: list[np.ndarray]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
 
@@ -86,8 +94,10 @@ def test_two_processes_train_as_one_and_one_and_four_go_on(folder: Path, alone: 
     for count, run in ((4, "four"), (1, "one")):
         launch(folder, count, "--training.run-dir", run)
         assert same(params_of(folder, run, 8), alone)
+        assert leaves_of(folder, run, 8) == leaves_of(folder, "alone", 8)
         assert numbers(folder / run) == numbers(folder / "alone")
         assert {path.name for path in (folder / run).iterdir()} >= {"config.yaml", "loss.png", "report.md"}
+    # Twin: those four steps changed them.
     assert not same(params_of(folder, "alone", 4), alone)
 
 
