@@ -6,8 +6,8 @@ A tiny run is started, killed with SIGKILL at a moment drawn from a seed, and st
 so often; then it is left to end. Moments are of five kinds: while it starts; at any time after its first step; while a
 checkpoint is written; while an old one is removed; and right after the step in which an epoch ends. Its end is compared
 with that of a run never killed: every leaf of the state (parameters, optimizer, step), and every number in
-metrics.jsonl but those of the clock, bit for bit, and the names of the files in its folder: nothing half done may be
-left. Exit status 1 if anything differs.
+metrics.jsonl but those of the clock, and every sample, bit for bit, and the names of the files in its folder: nothing
+half done may be left. Exit status 1 if anything differs.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from gpt2jax.digest import paths
 from gpt2jax.train.runlog import read_rows
 from gpt2jax.train.step import abstract_state, make_place
 
-CLOCK = ("train_seconds", "step_seconds", "tokens_per_second")
+CLOCK = ("train_seconds", "step_seconds", "tokens_per_second", "mfu")
 KINDS = ("any", "start", "write", "removal", "epoch")
 # Steps between checkpoints, of which the last two, the best and every fifth are kept.
 INTERVAL = 5
@@ -40,7 +40,7 @@ model: {{n_vocab: 257, n_ctx: 16, n_embd: 32, n_head: 4, n_layer: 2, dropout: 0.
 data: {{path: shards}}
 optimizer: {{learning_rate: 1.0e-2, min_learning_rate: 1.0e-3, warmup_steps: 2}}
 training: {{steps: {steps}, batch_size: 8, micro_batches: 2, log_interval: 1, eval_interval: {interval},
-  eval_batches: 1, checkpoint_interval: {interval}, keep_every: {every}}}
+  eval_batches: 1, checkpoint_interval: {interval}, keep_every: {every}, sample_interval: {interval}}}
 sampling: {{max_new_tokens: 8, num_samples: 1}}
 """
 
@@ -158,6 +158,8 @@ def differences(whole: Path, killed: Path) -> list[str]:
     faults = [f"{path} differs" for path in left.keys() | right.keys() if not _same(left.get(path), right.get(path))]
     if numbers(whole) != numbers(killed):
         faults.append("metrics.jsonl differs")
+    if (whole / "samples.txt").read_bytes() != (killed / "samples.txt").read_bytes():
+        faults.append("samples.txt differs")
     faults += [f"{name} is left behind" for name in sorted(names(killed) - names(whole))]
     return faults + [f"{name} is missing" for name in sorted(names(whole) - names(killed))]
 
