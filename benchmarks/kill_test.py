@@ -84,6 +84,11 @@ class Run:
         found = re.search(r"; (\d+) training", self.says().replace(",", ""))
         return int(found[1]) / 16 / 8 if found else 1.0
 
+    def period(self) -> float:
+        """Seconds between the last two checkpoints of a run that has ended: nothing is compiled in them."""
+        before, last = sorted(path.stat().st_mtime for path in self.checkpoints.iterdir())[-2:]
+        return last - before
+
     def writes(self) -> bool:
         return any(self.checkpoints.glob("*.orbax-checkpoint-tmp*"))
 
@@ -183,9 +188,8 @@ def main() -> int:
         steps = 2 * INTERVAL * (given.kills + 2)
         prepare_folder(folder, steps)
         whole, killed = Run(folder, "whole"), Run(folder, "killed")
-        began = time.monotonic()
         whole.finish()
-        period = (time.monotonic() - began) / steps * INTERVAL
+        period = whole.period()
         print(
             f"never killed: {steps} steps, an epoch of {whole.epoch_steps():.1f}, a checkpoint every {INTERVAL}"
             f" ({period:.2f} s)",

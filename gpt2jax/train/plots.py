@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -82,6 +83,8 @@ def draw_loss(rows: list[Row], path: Path, title: str, restarts: list[int]) -> N
     norm = rate.twinx()
     norm.plot(*thin(train, "step", "grad_norm"), color=NORM, lw=0.6)
     norm.set_ylabel("gradient norm", color=NORM)
+    rate.set_zorder(norm.get_zorder() + 1)  # The one line over the many.
+    rate.patch.set_visible(False)
     save(figure, path)
 
 
@@ -125,17 +128,18 @@ def thin(rows: list[Row], across: str, up: str, most: int = MAX_POINTS) -> tuple
 
 
 def smooth(rows: list[Row], name: str) -> list[Row]:
-    """The rows with an exponentially weighted mean, over about a fiftieth of them, for ``name``; it passes over what
-    is not finite."""
-    keep = 1 - min(50 / len(rows), 1.0)
-    mean = weight = 0.0
-    smoothed = []
-    for row in rows:
-        if math.isfinite(row[name]):
-            mean, weight = keep * mean + (1 - keep) * row[name], keep * weight + (1 - keep)
-        if weight:
-            smoothed.append(row | {name: mean / weight})
-    return smoothed
+    """The rows with the mean of a fiftieth of all rows, centred on each, for ``name``; towards the ends of fewer, as
+    many to each side. It passes over what is not finite."""
+    values = np.array([row[name] for row in rows], np.float64)
+    finite = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(finite)])
+    places = np.arange(len(rows))
+    reach = np.minimum(np.minimum(places, places[::-1]), len(rows) // 100)
+    first, end = places - reach, places + reach + 1
+    known = counts[end] - counts[first]
+    means = (sums[end] - sums[first]) / np.maximum(known, 1)
+    return [row | {name: float(mean)} for row, mean, count in zip(rows, means, known, strict=True) if count]
 
 
 def new_figure(width: float, height: float) -> Figure:
