@@ -118,7 +118,11 @@ def _environment(config: Config, sessions: list[Session]) -> list[str]:
         "Hours are those of the clock on the wall, of all starts of the run together: compilation, validation, saving"
         " and steps that were done again after a kill are in them; what came after a killed start's last note"
         " (`sessions.json`) is not.",
-        *([f"Energy is device-hours times power, {how}; host, network and cooling are left out."] if kwh else []),
+        *(
+            [f"Energy is device-hours times power, {how}; host, network and cooling are left out."]
+            if kwh is not None
+            else []
+        ),
         f"Carbon is energy times {grid:g} g of CO2 per kWh (training.grid_gco2_per_kwh; 475 is the world's average, IEA"
         " 2019), in the manner of Lacoste et al. 2019; the making of the hardware is left out.",
         "",
