@@ -6,8 +6,8 @@ A tiny run (Muon, dropout, two micro-batches, epochs of a few steps) is started,
 from a seed, and started again, until it has been killed so often; then it is left to end. Moments are of five kinds:
 while it starts; at any time after its first step; while a checkpoint is written; while an old one is removed; and right
 after the step in which an epoch ends. Its end is compared with that of a run never killed: every leaf of the state
-(parameters, optimizer, guard, step), and every number in metrics.jsonl but those of the clock, bit for bit, and the
-names of the files in its folder: nothing half done may be left. Exit status 1 if anything differs.
+(parameters, optimizer, guard, step), every number in metrics.jsonl but those of the clock, and every sample, bit for
+bit, and the names of the files in its folder: nothing half done may be left. Exit status 1 if anything differs.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from gpt2jax.digest import paths
 from gpt2jax.train.runlog import read_rows
 from gpt2jax.train.step import abstract_state, make_place
 
-CLOCK = ("train_seconds", "step_seconds", "tokens_per_second")
+CLOCK = ("train_seconds", "step_seconds", "tokens_per_second", "mfu")
 KINDS = ("any", "start", "write", "removal", "epoch")
 # Steps between checkpoints, of which the last two, the best and every fifth are kept.
 INTERVAL = 5
@@ -40,7 +40,7 @@ model: {{n_vocab: 257, n_ctx: 16, n_embd: 32, n_head: 4, n_layer: 2, dropout: 0.
 data: {{path: shards}}
 optimizer: {{name: muon, learning_rate: 1.0e-2, min_learning_rate: 1.0e-3, warmup_steps: 2}}
 training: {{steps: {steps}, batch_size: 8, micro_batches: 2, log_interval: 1, eval_interval: {interval},
-  eval_batches: 1, checkpoint_interval: {interval}, keep_every: {every}}}
+  eval_batches: 1, checkpoint_interval: {interval}, keep_every: {every}, sample_interval: {interval}}}
 sampling: {{max_new_tokens: 8, num_samples: 1}}
 """
 
@@ -83,6 +83,11 @@ class Run:
     def epoch_steps(self) -> float:
         found = re.search(r"; (\d+) training", self.says().replace(",", ""))
         return int(found[1]) / 16 / 8 if found else 1.0
+
+    def period(self) -> float:
+        """Seconds between the last two checkpoints of a run that has ended: nothing is compiled in them."""
+        before, last = sorted(path.stat().st_mtime for path in self.checkpoints.iterdir())[-2:]
+        return last - before
 
     def writes(self) -> bool:
         return any(self.checkpoints.glob("*.orbax-checkpoint-tmp*"))
@@ -158,6 +163,8 @@ def differences(whole: Path, killed: Path) -> list[str]:
     faults = [f"{path} differs" for path in left.keys() | right.keys() if not _same(left.get(path), right.get(path))]
     if numbers(whole) != numbers(killed):
         faults.append("metrics.jsonl differs")
+    if (whole / "samples.txt").read_bytes() != (killed / "samples.txt").read_bytes():
+        faults.append("samples.txt differs")
     faults += [f"{name} is left behind" for name in sorted(names(killed) - names(whole))]
     return faults + [f"{name} is missing" for name in sorted(names(whole) - names(killed))]
 
@@ -181,9 +188,8 @@ def main() -> int:
         steps = 2 * INTERVAL * (given.kills + 2)
         prepare_folder(folder, steps)
         whole, killed = Run(folder, "whole"), Run(folder, "killed")
-        began = time.monotonic()
         whole.finish()
-        period = (time.monotonic() - began) / steps * INTERVAL
+        period = whole.period()
         print(
             f"never killed: {steps} steps, an epoch of {whole.epoch_steps():.1f}, a checkpoint every {INTERVAL}"
             f" ({period:.2f} s)",

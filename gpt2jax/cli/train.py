@@ -9,7 +9,6 @@ from pathlib import Path
 from gpt2jax import config as settings
 from gpt2jax.cli.parse import parse, start
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.files import write_text
 
 HELP = """Train a model as a settings file says.
 
@@ -18,13 +17,15 @@ usage: gpt2jax train SETTINGS.yaml [--init-from MODEL] [--section.key VALUE ...]
        gpt2jax train SETTINGS.yaml --dry-run [--section.key VALUE ...]
 
 The run's folder (training.run-dir) gets checkpoints, metrics.jsonl, TensorBoard events, loss.png, samples.txt and
-report.md. When it holds a checkpoint already, training goes on from there; --resume after a settings file insists on
-that, and --resume RUN takes the run's own settings. --init-from (in full --training.init-from) starts from the
-weights of a run, of another program's folder or file, or of a released model. Ctrl-C stops after the step in hand,
-with a checkpoint; so does SIGTERM, with status 0, or the one in GPT2JAX_STOPPED_STATUS, which tells a launcher that
-there is more to do. --dry-run compiles the step and says what would lie on each device; it needs no data. Steps whose
-loss or gradient is not finite are skipped; --debug-nans ends the run at the first of them instead, and names the
-parameter, the layer and the gradient where it begins.
+report.md; what several runs came to, `gpt2jax report` compares. When it holds a checkpoint already, training goes
+on from there; --resume after a settings file insists on that, and --resume RUN takes the run's own settings.
+--init-from (in full --training.init-from) starts from the weights of a run, of another program's folder or file, or
+of a released model. Ctrl-C stops after the step in hand, with a checkpoint; so does SIGTERM, with status 0, or the
+one in GPT2JAX_STOPPED_STATUS, which tells a launcher that there is more to do. --dry-run compiles the step and says
+what would lie on each device; it needs no data. Steps whose loss or gradient is not finite are skipped;
+--debug-nans ends the run at the first of them instead, and names the parameter, the layer and the gradient where it
+begins. --profile 10:13 traces steps 10 to 12, numbered as the log does (the end is not in it, as in Python), into
+RUN/profile.
 
 examples:
   gpt2jax train configs/quickstart.yaml
@@ -32,6 +33,7 @@ examples:
   gpt2jax train my_settings.yaml --init-from gpt2-medium
   gpt2jax train configs/quickstart.yaml --mesh.cpu-devices 8 --mesh.fsdp 8
   gpt2jax train configs/quickstart.yaml --mesh.cpu-devices 8 --mesh.fsdp 8 --dry-run
+  gpt2jax train configs/quickstart.yaml --profile 100:103
   gpt2jax train --resume runs/quickstart --debug-nans
   gpt2jax train --resume runs/quickstart --training.steps 2000"""
 
@@ -56,6 +58,9 @@ def run(args: list[str]) -> int:
     dry = "--dry-run" in args
     debug_nans = "--debug-nans" in args
     args = [arg for arg in args if arg not in ("--dry-run", "--debug-nans")]
+    profile, args = _take_profile(args)
+    if dry and profile:
+        raise GPT2JaxError("--profile: goes with training: --dry-run runs no step")
     config = parse(settings.Config, args, "train", HELP, default=config)
 
     stopped_status = _stopped_status()
@@ -66,34 +71,58 @@ def run(args: list[str]) -> int:
         print(dry_run(config))
         return 0
     import jax
+    import tiktoken
 
     from gpt2jax import checkpoint
     from gpt2jax.distributed import is_primary
     from gpt2jax.generate.show import under_rules
     from gpt2jax.generate.text import TextModel
+    from gpt2jax.parameters import Params
+    from gpt2jax.partition import Partition
     from gpt2jax.train.loop import train as run_training
+
+    def draw(params: Params, encoding: tiktoken.Encoding, place: Partition | None) -> tuple[str, str]:
+        model = TextModel.from_params(params, config.model, encoding, place)
+        texts = model.write([model.start()], config.sampling, allow_special=True)[0]
+        return "".join(under_rules(texts)), texts[0]
 
     if resume:
         checkpoint.find(config.training.run_dir)
-    result = run_training(config, command, debug_nans=debug_nans)
+    result = run_training(config, command, debug_nans=debug_nans, draw=draw, profile=profile)
     if result.stopped_by is not None:  # A scheduler that asks to stop is obeyed; that is no failure.
         if result.stopped_by == signal.SIGTERM:
             return stopped_status if result.step < config.training.steps else 0
         return 130
-    run_dir = Path(config.training.run_dir)
-    if jax.process_count() > 1:
-        if is_primary():
-            print(f"curves: {run_dir / 'loss.png'}   report: {run_dir / 'report.md'}")
-            print(f"samples: gpt2jax generate --model {run_dir} --unconditional, in one process")
-        return 0
-    model = TextModel.from_params(result.params, config.model, result.encoding)
-    samples = "".join(under_rules(model.write([model.start()], config.sampling, allow_special=True)[0]))
-    write_text(run_dir / "samples.txt", samples)
-    print(samples, end="")
-    bits = "" if result.bits_per_byte is None else f", {result.bits_per_byte:.4f} bits per byte"
-    print(f"validation loss {result.validation_loss:.4f} nats per token{bits}, after step {result.step}")
-    print(f"curves: {run_dir / 'loss.png'}   report: {run_dir / 'report.md'}   samples: {run_dir / 'samples.txt'}")
+    if is_primary():
+        run_dir = Path(config.training.run_dir)
+        bits = "" if result.bits_per_byte is None else f", {result.bits_per_byte:.4f} bits per byte"
+        print(f"validation loss {result.validation_loss:.4f} nats per token{bits}, after step {result.step}")
+        print(f"curves: {run_dir / 'loss.png'}   report: {run_dir / 'report.md'}   samples: {run_dir / 'samples.txt'}")
+        if jax.process_count() > 1 and not config.training.sample_interval:
+            print(
+                f"no samples: several processes write them with training.sample_interval; or now: gpt2jax generate"
+                f" --model {run_dir} --unconditional, in one process"
+            )
     return 0
+
+
+def _take_profile(args: list[str]) -> tuple[range | None, list[str]]:
+    """The steps that ``--profile FIRST:END`` names, and the arguments without it."""
+    rest, given = [], None
+    words = iter(args)
+    for word in words:
+        name, _, value = word.partition("=")
+        if name == "--profile":
+            given = value or next(words, "")
+        else:
+            rest.append(word)
+    if given is None:
+        return None, rest
+    found = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})", given)
+    steps = range(int(found[1]), int(found[2])) if found else range(0)
+    if not steps or not steps.start:
+        raise GPT2JaxError(f"--profile: {given!r}: should be FIRST:END, as in 10:13 for the steps 10, 11 and 12")
+    return steps, rest
 
 
 def _stopped_status() -> int:

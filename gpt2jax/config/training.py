@@ -62,6 +62,16 @@ class TrainingConfig:
     """Power of one device for the energy estimate; by default from a table of device kinds, when it is listed there."""
     grid_gco2_per_kwh: NotNegative = 475.0
     """Carbon intensity of the electricity, in grams of CO2 per kWh (475: the world's average, IEA 2019)."""
+    cloud_provider: str = "not stated"
+    """Whose machines they are, for the report."""
+    compute_region: str = "not stated"
+    """Where they stand, for the report."""
+    sample_interval: CountOrZero = 0
+    """Steps between samples of what the model writes by then (samples.txt, as the section sampling says); 0 writes
+    them after the last step alone. Of several processes the first one writes, on one device, which must have room for
+    all parameters in the compute dtype."""
+    wandb: NotEmpty | None = None
+    """Project of Weights & Biases to log to as well; needs the extra wandb."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "TrainingConfig":
@@ -92,3 +102,7 @@ class TrainingConfig:
         ends = [*(doubling for doubling in self.ramp if doubling < step), step]
         starts = [0, *ends[:-1]]
         return sum((end - start) * self.micro_batches_at(start) for start, end in zip(starts, ends, strict=True))
+
+    def tokens_before(self, step: int, n_ctx: int) -> int:
+        """Tokens trained on in the first ``step`` steps, at ``n_ctx`` tokens a sequence."""
+        return self.micro_batches_before(step) * (self.batch_size // self.micro_batches) * n_ctx

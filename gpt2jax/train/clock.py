@@ -1,10 +1,12 @@
 """How long training steps take."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 
 class Clock:
-    """Seconds spent on training steps alone: compilation, validation and saving are left out."""
+    """Seconds spent on training steps alone: compilation, validation, saving, samples and pictures are left out."""
 
     def __init__(self, total: float) -> None:
         self.total = total
@@ -24,6 +26,15 @@ class Clock:
             self._lap_seconds += seconds
             self._lap_steps += step - self._step
             self._since = None
+
+    @contextlib.contextmanager
+    def paused(self, step: int) -> Iterator[None]:
+        """Do not time what is done inside, after ``step``; a clock that stands goes on standing."""
+        ran = self._since is not None
+        self.pause(step)
+        yield
+        if ran:
+            self.resume(step)
 
     def skip(self, step: int) -> None:
         """Do not time the step just done; it will count as much as the mean of its lap."""

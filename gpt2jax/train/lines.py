@@ -4,7 +4,7 @@ from gpt2jax import parameters
 from gpt2jax.config import Config
 from gpt2jax.data.pipeline import TokenWindows
 from gpt2jax.partition import Partition
-from gpt2jax.train.runlog import Row
+from gpt2jax.train.rows import Row
 
 
 def headline(config: Config, place: Partition, windows: TokenWindows, held_out: TokenWindows) -> str:
@@ -20,12 +20,40 @@ def headline(config: Config, place: Partition, windows: TokenWindows, held_out: 
     )
 
 
-def train_line(row: Row, steps: int) -> str:
+def train_line(row: Row, config: Config) -> str:
     skipped = f"  {row['skipped_in_all']:.0f} skipped" if row["skipped_in_all"] else ""
     return (
-        f"step {row['step']:>6.0f}/{steps}  loss {row['loss']:.4f}  grad norm {row['grad_norm']:.3f}"
-        f"  lr {row['learning_rate']:.2e}  {row['tokens_per_second']:,.0f} tokens/s{skipped}"
+        f"step {row['step']:>6.0f}/{config.training.steps}  loss {row['loss']:.4f}  grad norm {row['grad_norm']:.3f}"
+        f"  lr {row['learning_rate']:.2e}  {_speed(row, config)}{skipped}"
     )
+
+
+def bar_text(row: Row, config: Config) -> str:
+    """What stays in sight beside the bar."""
+    return f"loss {row['loss']:.4f}  {_speed(row, config)}"
+
+
+def _speed(row: Row, config: Config) -> str:
+    text = f"{row['tokens_per_second']:,.0f} tokens/s"
+    if "mfu" in row:
+        text += f"  MFU {100 * row['mfu']:.1f} %"
+    left = config.training.tokens_before(config.training.steps, config.model.n_ctx)
+    left -= config.training.tokens_before(int(row["step"]), config.model.n_ctx)
+    if left and row["tokens_per_second"]:  # By the steps just done: what lies between steps is not counted.
+        text += f"  {duration(left / row['tokens_per_second'])} left"
+    return text
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units: ``3 d 4 h``, ``5 min 6 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def validation_line(row: Row) -> str:

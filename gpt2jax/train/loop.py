@@ -16,20 +16,27 @@ from gpt2jax.data.pipeline import open_split
 from gpt2jax.distributed import is_primary
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import remove_partial
-from gpt2jax.parameters import Params
+from gpt2jax.parameters import Params, count
 from gpt2jax.record import Meta
 from gpt2jax.train.batches import device_batches
+from gpt2jax.train.boards import WandB, check_wandb
 from gpt2jax.train.clock import Clock
 from gpt2jax.train.diagnose import diagnose
 from gpt2jax.train.freezing import frozen_rows
 from gpt2jax.train.guard import too_many_skipped
-from gpt2jax.train.lines import headline, train_line, validation_line
-from gpt2jax.train.plots import draw_loss
+from gpt2jax.train.lines import bar_text, headline, train_line, validation_line
+from gpt2jax.train.measure import training_row
+from gpt2jax.train.plots import Picture
+from gpt2jax.train.profile import Profile
 from gpt2jax.train.report import write_report
 from gpt2jax.train.resume import check_resumable, given_params, resume_notes, write_config
-from gpt2jax.train.runlog import Row, RunLog
+from gpt2jax.train.rows import Row
+from gpt2jax.train.runlog import RunLog
+from gpt2jax.train.samples import Draw, Samples
+from gpt2jax.train.sessions import Sessions
 from gpt2jax.train.step import abstract_state, init_state, make_place, make_train_step
 from gpt2jax.train.stopping import agree_to_stop, stop_signals
+from gpt2jax.train.utilization import Utilization
 from gpt2jax.train.validation import Evaluator
 
 
@@ -46,7 +53,14 @@ class Result:
     bits_per_byte: float | None
 
 
-def train(config: Config, command: str = "", *, debug_nans: bool = False) -> Result:
+def train(
+    config: Config,
+    command: str = "",
+    *,
+    debug_nans: bool = False,
+    draw: Draw | None = None,
+    profile: range | None = None,
+) -> Result:
     """Train as ``config`` says, into its run's folder; goes on from the newest checkpoint there, if there is one.
 
     Ctrl-C or SIGTERM (to any process of several) ends the run after a step, with a checkpoint to go on from. However
@@ -57,6 +71,8 @@ def train(config: Config, command: str = "", *, debug_nans: bool = False) -> Res
     Args:
         command: the command line, for the report.
         debug_nans: look at every step, and end at the first whose loss or gradient is not finite, saying where.
+        draw: what writes samples; by default there are none.
+        profile: steps to trace, numbered as the log does.
 
     Raises:
         GPT2JaxError: data, mesh, settings and the checkpoint in the folder do not fit together, or too many steps in a
@@ -64,6 +80,7 @@ def train(config: Config, command: str = "", *, debug_nans: bool = False) -> Res
     """
     # The data, and whether it is this model's.
     model, training = config.model, config.training
+    check_wandb(config)
     data = config.data
     windows, encoding, bytes_per_token = open_split(data.path, "train", model.n_ctx, model.n_vocab, data.tokenizer)
     held_out, _, bytes_per_token = open_split(data.path, "validation", model.n_ctx, model.n_vocab, data.tokenizer)
@@ -84,6 +101,7 @@ def train(config: Config, command: str = "", *, debug_nans: bool = False) -> Res
         )
         start = found[0].step if found else 0
         notes = resume_notes(config, found[0], run_dir) if found else []
+        tracing = Profile(profile, start, training.steps, run_dir / "profile")
         if found:
             state = found[1]
         elif training.init_from:
@@ -94,12 +112,16 @@ def train(config: Config, command: str = "", *, debug_nans: bool = False) -> Res
             remove_partial(run_dir)
             write_config(config, run_dir)
 
+        utilization = Utilization(model, place.mesh)
+        wandb = (lambda: WandB(config, run_dir)) if training.wandb else None
         with (
-            RunLog(run_dir, start, training.steps, silent=not is_primary()) as log,
+            tracing,
+            Sessions(run_dir, start, count(model), utilization.devices, utilization.kind, not is_primary()) as sessions,
+            RunLog(run_dir, start, training.steps, not is_primary(), wandb) as log,
             contextlib.closing(device_batches(config, place, windows, start, micro_batch)) as batches,
         ):
-            log.say(headline(config, place, windows, held_out))
-            log.say(f"attention: {kernel}")
+            for line in (headline(config, place, windows, held_out), f"attention: {kernel}", utilization.line()):
+                log.say(line)
             if training.init_from and not start:
                 log.say(f"starting from the weights of {training.init_from}")
             if start:
@@ -109,6 +131,16 @@ def train(config: Config, command: str = "", *, debug_nans: bool = False) -> Res
             train_step = make_train_step(config, place)
             evaluate = Evaluator(config, place, held_out, micro_batch, bytes_per_token)
             clock = Clock(sum(row["train_seconds"] for row in log.rows[-1:]))
+            picture = Picture(run_dir / "loss.png", str(run_dir), sessions.restarts, silent=not is_primary())
+            samples = Samples(config, encoding, place, start, draw)
+            if samples.missed(start):
+                log.say(samples.add(state.params, start))
+
+            def report(step: int, fault: str = "") -> None:
+                sessions.note(step)
+                if is_primary():
+                    path = run_dir / "report.md"
+                    write_report(config, place.mesh, log.rows, sessions.all, path, command, kernel, fault)
 
             step = logged = start
             windows_ABT1 = next(batches)
@@ -119,7 +151,8 @@ def train(config: Config, command: str = "", *, debug_nans: bool = False) -> Res
                     clock.pause(step)
                     # One program for all batches of this size: what it would have to be traced again for is an error.
                     program = train_step.lower(state, windows_ABT1).compile()
-                state, metrics = program(state, windows_ABT1)
+                with tracing.around(step + 1, clock, state):
+                    state, metrics = program(state, windows_ABT1)
                 step += 1
                 # The next batch goes to the devices while they work on this one.
                 done_ABT1, windows_ABT1 = windows_ABT1, next(batches) if step < training.steps else windows_ABT1
@@ -131,46 +164,48 @@ def train(config: Config, command: str = "", *, debug_nans: bool = False) -> Res
                 if debug_nans and not math.isfinite(float(metrics["loss"]) + float(metrics["grad_norm"])):
                     # The step was skipped: these are the parameters that it had.
                     raise GPT2JaxError(diagnose(config, place, state.params, step - 1, done_ABT1))
+                if note := tracing.end(step, clock, state):
+                    log.say(note)
                 log.progress(step)
                 if step % training.log_interval == 0 or step == training.steps:
-                    row: Row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
-                    seconds = clock.lap(step)
-                    row |= {"train_seconds": clock.total, "step_seconds": seconds}
-                    parts = training.micro_batches_before(step) - training.micro_batches_before(logged)
-                    tokens = parts * micro_batch * model.n_ctx / (step - logged)
-                    row["tokens_per_second"] = tokens / seconds if seconds else 0.0
+                    row = training_row(config, metrics, step, logged, clock, utilization)
                     logged = step
-                    log.write(row, train_line(row, training.steps))
+                    log.write(row, train_line(row, config))
+                    log.progress(step, bar_text(row, config))
                     if fault := too_many_skipped(row, training.max_skipped):
                         fault += f"; {_way_back(checkpoints)}"
-                        if is_primary():
-                            write_report(config, place.mesh, log.rows, run_dir / "report.md", command, kernel, fault)
+                        report(step, fault)
                         raise GPT2JaxError(fault)
                 validate = step % training.eval_interval == 0 or step == training.steps
                 save = step % training.checkpoint_interval == 0 or step == training.steps or bool(stop)
                 if save and step < training.steps and not stop and float(metrics["skipped"]):
                     log.say(f"step {step}: skipped, as the checkpoint is that was due")
                     save = False
-                if validate or save:
+                sample = samples.due(step)
+                if validate or save or sample or picture.due():
                     jax.block_until_ready(state)
                     clock.pause(step)
-                    row = evaluate(state.params, step, clock.total)
-                    log.write(row, validation_line(row))
-                    _check_finite("validation_loss", row, checkpoints)
+                    if validate or save:
+                        row = evaluate(state.params, step, clock.total)
+                        log.write(row, validation_line(row))
+                        _check_finite("validation_loss", row, checkpoints)
                     if save:
                         checkpoints.save(state, Meta(step, model, encoding, row["validation_loss"]))
-                    if is_primary():
-                        draw_loss(log.rows, run_dir / "loss.png", str(run_dir))
+                    if sample:  # After the checkpoint, which it could cost; a run that was killed between makes it up.
+                        log.say(samples.add(state.params, step))
+                    sessions.note(step)
+                    picture.draw(log.rows)
                     clock.resume(step)
 
             if step == start:  # Nothing was left to do: say how the model stands.
                 row = evaluate(state.params, step, clock.total)
                 log.say(f"{run_dir} is at step {step} of {training.steps}: nothing was trained")
                 log.say(validation_line(row))
+                if not (run_dir / "report.md").exists():  # It was killed between its last checkpoint and this.
+                    report(step)
             else:
                 row = next(row for row in reversed(log.rows) if "validation_loss" in row)
-                if is_primary():
-                    write_report(config, place.mesh, log.rows, run_dir / "report.md", command, kernel)
+                report(step)
             if stop:
                 log.say(
                     f"stopped at step {step} by {stop[0].name}; resume with: gpt2jax train --resume {run_dir}, or the"

@@ -1,4 +1,4 @@
-"""report.md: what a run was, what it cost, and how each of these figures was reached."""
+"""report.md: what a run was, what it cost, how each of these figures was reached, and what to beware of."""
 
 import subprocess
 from pathlib import Path
@@ -7,18 +7,29 @@ import jax
 from jax.sharding import Mesh
 
 from gpt2jax import parameters, runtime
-from gpt2jax.chips import Chip, known_chip
 from gpt2jax.config import Config
 from gpt2jax.files import write_text
-from gpt2jax.train.runlog import Row
+from gpt2jax.footprint import energy
+from gpt2jax.risks import RISKS
+from gpt2jax.train.rows import Row, mean_mfu
+from gpt2jax.train.sessions import Session
+from gpt2jax.train.utilization import FLOPS_CONVENTION, Utilization
 
 
 def write_report(
-    config: Config, mesh: Mesh, rows: list[Row], path: Path, command: str, attention: str, fault: str = ""
+    config: Config,
+    mesh: Mesh,
+    rows: list[Row],
+    sessions: list[Session],
+    path: Path,
+    command: str,
+    attention: str,
+    fault: str = "",
 ) -> None:
     """Write the report of a run from its metrics.
 
     Args:
+        sessions: the starts of the run.
         attention: the kernel that ran.
         fault: what ended the run, if it did not end well.
     """
@@ -27,13 +38,10 @@ def write_report(
     if last is None:
         return
     kind, devices = mesh.devices.flat[0].device_kind, mesh.devices.size
-    known = known_chip(kind)
     steps, seconds = int(last["step"]), last["train_seconds"]
     training = config.training
-    micro_batch = training.batch_size // training.micro_batches
-    tokens = training.micro_batches_before(steps) * micro_batch * config.model.n_ctx
+    tokens = training.tokens_before(steps, config.model.n_ctx)
     flops = tokens * parameters.train_flops_per_token(config.model, config.model.n_ctx)
-    watts = training.device_watts or (known.watts if known else None)
     lines = [
         f"# Run {training.run_dir}",
         "",
@@ -56,21 +64,18 @@ def write_report(
         f"| hardware | {devices} x {kind}, {jax.process_count()} process(es),"
         f" mesh {', '.join(f'{name} {size}' for name, size in mesh.shape.items())} |",
         f"| attention | {attention} |",
-        f"| training time | {seconds / 3600:.4f} h, without compilation, validation and checkpoints |",
-        f"| compute | {flops:.3e} FLOP: {_FLOPS_CONVENTION} |",
-        f"| MFU | {_mfu(flops, seconds, devices, known, kind)} |",
-        f"| energy | {_energy(seconds, devices, watts, kind)} |",
-        f"| CO2 | {_carbon(seconds, devices, watts, training.grid_gco2_per_kwh)} |",
+        f"| training time | {seconds / 3600:.4f} h, without compilation, validation, checkpoints and samples |",
+        f"| compute | {flops:.3e} FLOP: {FLOPS_CONVENTION} |",
+        f"| MFU | {_mfu(rows, Utilization(config.model, mesh))} |",
         f"| versions | {', '.join(f'{name} {version}' for name, version in runtime.versions().items())} |",
         f"| git commit | {_git_commit()} |",
         "",
-        "Curves: `loss.png`; numbers: `metrics.jsonl`; settings as resolved: `config.yaml`.",
+        "Curves: `loss.png`; numbers: `metrics.jsonl`; starts: `sessions.json`; settings as resolved: `config.yaml`.",
         "",
+        *_environment(config, sessions),
+        RISKS,
     ]
     write_text(path, "\n".join(lines))
-
-
-_FLOPS_CONVENTION = "6 N + 12 n_layer n_embd n_ctx per token, N without positions, attention counted as not causal"
 
 
 def _loss(row: Row) -> str:
@@ -78,28 +83,50 @@ def _loss(row: Row) -> str:
     return text + f", {row['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in row else text
 
 
-def _mfu(flops: float, seconds: float, devices: int, known: Chip | None, kind: str) -> str:
-    if known is None:
-        return f"unknown: no peak is listed for {kind!r}"
-    share = flops / seconds / (devices * known.peak_tflops * 1e12)
-    return f"{100 * share:.1f} % of {known.peak_tflops:g} TFLOP/s per device ({_FLOPS_CONVENTION})"
+def _mfu(rows: list[Row], utilization: Utilization) -> str:
+    share = mean_mfu(rows)
+    known = f"{100 * share:.1f} %: " if share is not None else ""
+    return known + utilization.convention()
 
 
-def _energy(seconds: float, devices: int, watts: float | None, kind: str) -> str:
-    if watts is None:
-        return f"unknown: no power is listed for {kind!r}; set training.device_watts"
-    return f"{_kwh(seconds, devices, watts):.4f} kWh, if each device drew {watts:g} W throughout"
-
-
-def _carbon(seconds: float, devices: int, watts: float | None, grid: float) -> str:
-    if watts is None:
-        return "unknown, as the energy is"
-    grams = _kwh(seconds, devices, watts) * grid
-    return f"{grams:.2f} g, at {grid:g} g per kWh (training.grid_gco2_per_kwh), devices only, without cooling or host"
-
-
-def _kwh(seconds: float, devices: int, watts: float) -> float:
-    return seconds / 3600 * devices * watts / 1000
+def _environment(config: Config, sessions: list[Session]) -> list[str]:
+    """What a model card asks of a model's environmental impact, answered."""
+    training = config.training
+    kinds = list(dict.fromkeys(session.device_kind for session in sessions))
+    hardware = [
+        " or ".join(str(n) for n in dict.fromkeys(one.devices for one in sessions if one.device_kind == kind))
+        + f" x {kind}"
+        for kind in kinds
+    ]
+    seconds = sum(session.seconds for session in sessions)
+    hours = [(session.seconds / 3600 * session.devices, session.device_kind) for session in sessions]
+    kwh, how = energy(hours, training.device_watts)
+    grid = training.grid_gco2_per_kwh
+    starts = f"{len(sessions)} starts" if len(sessions) > 1 else "1 start"
+    return [
+        "## Environmental impact",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| hardware type | {', '.join(hardware)} |",
+        f"| hours used | {seconds / 3600:.4f} h, {sum(count for count, _ in hours):.4f} device-hours, in {starts} |",
+        f"| cloud provider | {training.cloud_provider} |",
+        f"| compute region | {training.compute_region} |",
+        f"| energy | {how if kwh is None else f'{kwh:.4f} kWh'} |",
+        f"| carbon emitted | {'unknown, as the energy is' if kwh is None else f'{kwh * grid:.2f} g of CO2'} |",
+        "",
+        "Hours are those of the clock on the wall, of all starts of the run together: compilation, validation, saving"
+        " and steps that were done again after a kill are in them; what came after a killed start's last note"
+        " (`sessions.json`) is not.",
+        *(
+            [f"Energy is device-hours times power, {how}; host, network and cooling are left out."]
+            if kwh is not None
+            else []
+        ),
+        f"Carbon is energy times {grid:g} g of CO2 per kWh (training.grid_gco2_per_kwh; 475 is the world's average, IEA"
+        " 2019), in the manner of Lacoste et al. 2019; the making of the hardware is left out.",
+        "",
+    ]
 
 
 def _git_commit() -> str:

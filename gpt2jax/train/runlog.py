@@ -1,63 +1,56 @@
-"""What a run tells while it goes: metrics.jsonl, TensorBoard, and the terminal."""
+"""What a run tells while it goes: metrics.jsonl, the boards, and the terminal."""
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gpt2jax.files import parse_json, write_text
-
-Row = dict[str, float]
-
-METRICS_FILE = "metrics.jsonl"
-
-
-def read_rows(run_dir: str | Path) -> list[Row]:
-    """The rows of a run's metrics.jsonl: training rows have ``loss``, validation rows ``validation_loss``.
-
-    A last line that was cut off, by a full disk say, is no row.
-
-    Raises:
-        GPT2JaxError: another line is none.
-    """
-    path = Path(run_dir) / METRICS_FILE
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    return [parse_json(line.encode(), f"{path}: line {number}") for number, line in enumerate(lines, 1)]
+from gpt2jax.files import write_text
+from gpt2jax.train.boards import Board, TensorBoard
+from gpt2jax.train.rows import METRICS_FILE, Row, read_rows
 
 
 class RunLog:
     """Rows of numbers, a step each, to every place where people look for them."""
 
-    def __init__(self, run_dir: Path, start_step: int, total_steps: int, silent: bool = False) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        start_step: int,
+        total_steps: int,
+        silent: bool = False,
+        board: Callable[[], Board] | None = None,
+    ) -> None:
         """Open the logs of ``run_dir``; what an interrupted run wrote past ``start_step`` is dropped, to come again.
 
         Args:
             silent: keep rows in memory alone and say nothing, in all processes of a run but one.
+            board: makes another board, beside TensorBoard's.
         """
         self.rows: list[Row] = []
         self.silent = silent
         self._bar: Progress | None = None
+        self._boards: list[Board] = []
         if silent:
             return
         path = run_dir / METRICS_FILE
         kept = [row for row in read_rows(run_dir) if row["step"] <= start_step]
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self.rows = kept
-        self._file = path.open("a", encoding="utf-8")
         # Events from the purge step on are those of steps that will be done again.
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1 if kept else None)
+        self._boards = [TensorBoard(run_dir, purge_step=start_step + 1 if kept else None)]
+        if board:
+            self._boards.append(board())
+        self._file = path.open("a", encoding="utf-8")
         if sys.stdout.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TimeRemainingColumn(),
                 TextColumn("{task.fields[text]}"),
             )
             self._bar.start()
@@ -70,16 +63,16 @@ class RunLog:
             return
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        for name, value in row.items():
-            if name != "step":
-                self._board.add_scalar(name, value, int(row["step"]))
+        for board in self._boards:
+            board.write(row)
         self.say(text)
 
-    def progress(self, step: int) -> None:
-        """Move the bar. Without a terminal this shows nothing."""
+    def progress(self, step: int, text: str | None = None) -> None:
+        """Move the bar, with ``text`` beside it from now on. Without a terminal this shows nothing."""
         if self._bar:
-            loss = next((f"loss {row['loss']:.4f}" for row in reversed(self.rows) if "loss" in row), "")
-            self._bar.update(self._task, completed=step, text=loss)
+            self._bar.update(self._task, completed=step)
+            if text is not None:
+                self._bar.update(self._task, text=text)
 
     def say(self, text: str) -> None:
         if self._bar:
@@ -92,7 +85,8 @@ class RunLog:
             self._bar.stop()
         if not self.silent:
             self._file.close()
-            self._board.close()
+            for board in self._boards:
+                board.close()
 
     def __enter__(self) -> "RunLog":
         return self

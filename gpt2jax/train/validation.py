@@ -9,7 +9,7 @@ from gpt2jax.config import Config
 from gpt2jax.data.pipeline import TokenWindows, validation_windows
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
-from gpt2jax.train.runlog import Row
+from gpt2jax.train.rows import Row
 from gpt2jax.train.step import make_eval_step
 
 

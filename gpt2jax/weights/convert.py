@@ -15,6 +15,7 @@ from gpt2jax.parameters import Parameter
 from gpt2jax.partition import Partition, make_mesh
 from gpt2jax.progress import Report, bar
 from gpt2jax.weights.arrays import FLOATS, DType
+from gpt2jax.weights.card import card
 from gpt2jax.weights.huggingface_export import write_huggingface
 from gpt2jax.weights.layout import layer_shape
 from gpt2jax.weights.llmc import write_llmc
@@ -31,10 +32,10 @@ _RELEASE_BYTES = 256 * 2**20
 def convert(
     weights: Weights, target: str | Path, to: Format, dtype: DType = "float32", progress: Report | bool = True
 ) -> list[str]:
-    """Write ``weights`` in another form to ``target``, whole or not at all.
+    """Write ``weights`` in another form to ``target``, whole or not at all, with a model card.
 
     Args:
-        target: a new folder; for llm.c a new file.
+        target: a new folder; for llm.c a new file, whose card goes beside it (:func:`card_beside`).
         to: ``orbax`` is our own checkpoint.
         dtype: of the numbers in the files; values round to nearest.
         progress: a function to call with the bytes of parameters done and in all, or whether to draw a bar when
@@ -52,13 +53,17 @@ def convert(
         raise GPT2JaxError(f"dtype: {dtype!r}: unknown ({nearest(dtype, FLOATS)})")
     target = Path(target)
     refuse_occupied(target)
+    if to == "llmc":
+        refuse_occupied(card_beside(target))
     notes = _check(weights.origin, target, to)
     refuse_if_no_space(target, parameters.count(weights.config) * FLOATS[dtype].itemsize)
     with bar(f"Writing {target.name}", progress) as report:
         counted = _Counted(weights, report)
         if to == "llmc":
-            with new_file(target) as file:
-                write_llmc(counted, file, dtype)
+            with new_file(card_beside(target)) as described:
+                described.write_text(card(weights, to, dtype, target.name), encoding="utf-8", newline="")
+                with new_file(target) as file:
+                    write_llmc(counted, file, dtype)
             return notes
         with new_folder(target) as folder:
             match to:
@@ -72,7 +77,14 @@ def convert(
                     write_openai(counted, folder, dtype)
                 case "nanogpt":
                     write_nanogpt(counted, folder, dtype)
+            if to != "huggingface":  # Which has its own, with a head for the Hub.
+                (folder / "README.md").write_text(card(weights, to, dtype), encoding="utf-8", newline="")
     return notes
+
+
+def card_beside(model: Path) -> Path:
+    """The model card of a model that is one file."""
+    return model.with_name(f"{model.name}.README.md")
 
 
 def _check(origin: Origin, target: Path, to: Format) -> list[str]:

@@ -82,6 +82,9 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(tmp_path: Path) -> 
     lines = (killed / "metrics.jsonl").read_text().splitlines(keepends=True)
     (killed / "metrics.jsonl").write_text("".join(lines[:-1]))
     assert "metrics.jsonl differs" in differences(whole, killed)
+    assert "samples.txt differs" not in faults
+    (killed / "samples.txt").write_text((killed / "samples.txt").read_text()[:-2])
+    assert "samples.txt differs" in differences(whole, killed)
 
 
 def test_damage_is_told_in_a_line_and_the_run_ends_bitwise_as_without(copy: Path) -> None:
@@ -114,7 +117,8 @@ def test_a_full_disk_ends_the_run_at_the_next_step_and_costs_no_checkpoint(copy:
     """With a limit on the size of files, which the system enforces as it does the disk's."""
     options = ("--training.run-dir", "run", *DECAY, "--training.eval-interval", "2500")
     slow = ("--training.steps", "20000", "--training.checkpoint-interval", "2500", "--training.keep-every", "0")
-    done = train(copy, *options, *slow, "--training.log-interval", "100", limit=150_000)
+    quiet = ("--training.log-interval", "100", "--training.sample-interval", "0")
+    done = train(copy, *options, *slow, *quiet, limit=150_000)
     assert done.returncode == 2, done.stdout + done.stderr
     assert re.fullmatch(
         r"gpt2jax: .*/run/checkpoints: the checkpoint of step 2500 cannot be written \(.*\); the last whole one is of"

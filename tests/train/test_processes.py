@@ -28,7 +28,8 @@ mesh: {data: 2, fsdp: 1, tensor: 2, max_whole: 0.1}
 data: {path: shards}
 optimizer: {name: muon, learning_rate: 1.0e-2, min_learning_rate: 1.0e-3, warmup_steps: 2, decay_steps: 8}
 training: {steps: 8, batch_size: 8, micro_batches: 2, log_interval: 1, eval_interval: 4, eval_batches: 1,
-  checkpoint_interval: 4, run_dir: run}
+  checkpoint_interval: 4, sample_interval: 4, run_dir: run}
+sampling: {max_new_tokens: 6, num_samples: 1}
 """
 
 
@@ -97,6 +98,11 @@ def test_two_processes_train_as_one_and_one_and_four_go_on(folder: Path, alone: 
         assert leaves_of(folder, run, 8) == leaves_of(folder, "alone", 8)
         assert numbers(folder / run) == numbers(folder / "alone")
         assert {path.name for path in (folder / run).iterdir()} >= {"config.yaml", "loss.png", "report.md"}
+        # Several processes write samples on one device, the one on its mesh: the same texts.
+        samples = [(folder / name / "samples.txt").read_text() for name in (run, "alone")]
+        assert samples[0] == samples[1]
+        first, second = samples[0].split("######## step 8\n")
+        assert first.removeprefix("######## step 4\n") != second
     # Twin: those four steps changed them.
     assert not same(params_of(folder, "alone", 4), alone)
 

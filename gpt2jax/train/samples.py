@@ -1,0 +1,96 @@
+"""samples.txt: what the model writes as it learns, under the steps at which it wrote it."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import tiktoken
+from jax.experimental import multihost_utils
+
+from gpt2jax.checkpoint import everywhere
+from gpt2jax.config import Config
+from gpt2jax.distributed import is_primary
+from gpt2jax.files import write_text
+from gpt2jax.parameters import Params
+from gpt2jax.partition import Partition
+
+SAMPLES_FILE = "samples.txt"
+_HEADING = "######## step "
+
+# Of parameters, on a mesh or (None) on the host: all samples as a person reads them, and the first one alone.
+Draw = Callable[[Params, tiktoken.Encoding, Partition | None], tuple[str, str]]
+
+
+class Samples:
+    """Samples of one run: every ``training.sample_interval`` steps, and after the last one.
+
+    They are functions of parameters and settings alone, so a run that was killed ends with those of one that was not:
+    what it wrote past the step that it goes on from is dropped, to come again.
+    """
+
+    def __init__(
+        self, config: Config, encoding: tiktoken.Encoding, place: Partition, start_step: int, draw: Draw | None
+    ) -> None:
+        """Open the file of the run.
+
+        Args:
+            draw: what writes; None writes nothing.
+        """
+        self._training, self._encoding, self._place, self._draw = config.training, encoding, place, draw
+        self._path = Path(config.training.run_dir) / SAMPLES_FILE
+        self._text = ""
+        if draw and is_primary() and self._path.exists():
+            written = self._path.read_text(encoding="utf-8", errors="replace")
+            if (kept := _up_to(written, start_step)) != written:
+                write_text(self._path, kept)
+            self._text = kept
+
+    def due(self, step: int) -> bool:
+        """Whether to write after this step. Several processes do it when they were asked to, not at the end alone."""
+        interval = self._training.sample_interval
+        if self._draw is None or not step:
+            return False
+        at_end = step == self._training.steps and (interval or jax.process_count() == 1)
+        return bool(at_end or (interval and step % interval == 0))
+
+    def missed(self, step: int) -> bool:
+        """Whether the run was killed between the checkpoint of this step and its samples."""
+        return self.due(step) and not everywhere(not is_primary() or f"\n{_heading(step)}" in f"\n{self._text}")
+
+    def add(self, params: Params, step: int) -> str:
+        """Write samples of the parameters after ``step``. Every process of several must call this.
+
+        Returns:
+            What to show of them: the first, after the last step all.
+        """
+        assert self._draw is not None
+        if jax.process_count() == 1:
+            whole, first = self._draw(params, self._encoding, self._place if self._place.mesh.size > 1 else None)
+        else:  # The first process writes, on one device: a parameter at a time comes to it over the hosts' memory.
+            params = jax.tree.map(_on_primary, params)
+            if not is_primary():
+                return ""
+            whole, first = self._draw(params, self._encoding, None)
+        # Text that looks like a heading of ours is not to be taken for one.
+        body = re.sub(f"^(?={re.escape(_HEADING)})", " ", whole, flags=re.MULTILINE)
+        self._text += f"{_heading(step)}{body}\n"
+        write_text(self._path, self._text)
+        return whole.rstrip("\n") if step == self._training.steps else f"step {step:>6}  sample: {first}"
+
+
+def _heading(step: int) -> str:
+    return f"{_HEADING}{step}\n"
+
+
+def _up_to(text: str, step: int) -> str:
+    """The part of a file that was written up to ``step``."""
+    for heading in re.finditer(rf"^{re.escape(_HEADING)}(\d+)$", text, re.MULTILINE):
+        if int(heading[1]) > step:
+            return text[: heading.start()]
+    return text
+
+
+def _on_primary(leaf: jax.Array) -> object:
+    whole = multihost_utils.process_allgather(leaf, tiled=True)
+    return whole if is_primary() else None

@@ -1,0 +1,36 @@
+"""Model FLOP utilisation: the model's share of what the devices could compute."""
+
+from jax.sharding import Mesh
+
+from gpt2jax import parameters
+from gpt2jax.chips import known_chip
+from gpt2jax.config import ModelConfig
+
+FLOPS_CONVENTION = "6 N + 12 n_layer n_embd n_ctx per token, N without positions, attention counted as not causal"
+
+
+class Utilization:
+    """MFU on one mesh (Chowdhery et al. 2022, appendix B), where a peak is listed for its devices."""
+
+    def __init__(self, config: ModelConfig, mesh: Mesh) -> None:
+        self.kind, self.devices = mesh.devices.flat[0].device_kind, mesh.devices.size
+        self.flops_per_token = parameters.train_flops_per_token(config, config.n_ctx)
+        chip = known_chip(self.kind)
+        self.peak_tflops = chip.peak_tflops if chip else None
+
+    def of(self, tokens_per_second: float) -> float | None:
+        """The share, 0 to 1, that training at this rate is; None where it is not known."""
+        if self.peak_tflops is None or not tokens_per_second:
+            return None
+        return tokens_per_second * self.flops_per_token / (self.devices * self.peak_tflops * 1e12)
+
+    def convention(self) -> str:
+        if self.peak_tflops is None:
+            return f"unknown: no peak is listed for {self.kind!r}"
+        return (
+            f"FLOP of the model ({FLOPS_CONVENTION}), as a share of {self.peak_tflops:g} TFLOP/s per device: its"
+            " dense peak in 16 bits"
+        )
+
+    def line(self) -> str:
+        return f"MFU: {self.convention()}"
