@@ -9,10 +9,10 @@ from pathlib import Path
 import jax
 import tiktoken
 
+from gpt2jax import lora
 from gpt2jax.attention import describe_attention
 from gpt2jax.checkpoints import Checkpoints
 from gpt2jax.config import Config
-from gpt2jax.data.pipeline import open_split
 from gpt2jax.distributed import is_primary
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import remove_partial
@@ -20,17 +20,23 @@ from gpt2jax.parameters import Params
 from gpt2jax.record import Meta
 from gpt2jax.train.batches import device_batches
 from gpt2jax.train.clock import Clock
+from gpt2jax.train.corpus import open_corpus
 from gpt2jax.train.diagnose import diagnose
 from gpt2jax.train.freezing import frozen_rows
 from gpt2jax.train.guard import too_many_skipped
 from gpt2jax.train.lines import headline, train_line, validation_line
+from gpt2jax.train.memory import memory_line
+from gpt2jax.train.patience import counts, is_best, out_of_patience
 from gpt2jax.train.plots import draw_loss
 from gpt2jax.train.report import write_report
-from gpt2jax.train.resume import check_resumable, given_params, resume_notes, write_config
+from gpt2jax.train.resume import write_config
 from gpt2jax.train.runlog import Row, RunLog
-from gpt2jax.train.step import abstract_state, init_state, make_place, make_train_step
+from gpt2jax.train.start import begin, learned_state
+from gpt2jax.train.step import make_place, make_train_step
 from gpt2jax.train.stopping import agree_to_stop, stop_signals
 from gpt2jax.train.validation import Evaluator
+from gpt2jax.weights.sources import open_weights
+from gpt2jax.weights.weights import load_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +46,15 @@ class Result:
     step: int
     stopped_by: signal.Signals | None
     params: Params
+    """The table's, with adapters merged; of a run with ``training.patience`` those of its best checkpoint."""
+    params_step: int
+    """The step that they are of."""
     encoding: tiktoken.Encoding
-    validation_loss: float
-    """Nats per token at the last validation."""
+    validation_loss: float | None
+    """Nats per token at the last validation; None where nothing was held out."""
     bits_per_byte: float | None
+    ended_early: bool = False
+    """Whether the run's patience has ended."""
 
 
 def train(config: Config, command: str = "", *, debug_nans: bool = False) -> Result:
@@ -64,9 +75,8 @@ def train(config: Config, command: str = "", *, debug_nans: bool = False) -> Res
     """
     # The data, and whether it is this model's.
     model, training = config.model, config.training
-    data = config.data
-    windows, encoding, bytes_per_token = open_split(data.path, "train", model.n_ctx, model.n_vocab, data.tokenizer)
-    held_out, _, bytes_per_token = open_split(data.path, "validation", model.n_ctx, model.n_vocab, data.tokenizer)
+    corpus = open_corpus(config)
+    encoding = corpus.encoding
 
     # The mesh, and whether it divides this model and batch.
     place = make_place(config)
@@ -79,39 +89,32 @@ def train(config: Config, command: str = "", *, debug_nans: bool = False) -> Res
     keep = training.keep_last, training.keep_best, training.keep_every
     with Checkpoints(run_dir / "checkpoints", *keep) as checkpoints, stop_signals() as stop:
         # The state: from the newest whole checkpoint of this run, else from the weights to start from, else fresh.
-        found = checkpoints.restore_newest(
-            abstract_state(config, place), lambda meta: check_resumable(config, meta, encoding, run_dir)
-        )
-        start = found[0].step if found else 0
-        notes = resume_notes(config, found[0], run_dir) if found else []
-        if found:
-            state = found[1]
-        elif training.init_from:
-            state = init_state(config, place, given_params(config, place, encoding))
-        else:
-            state = init_state(config, place)
+        begun = begin(config, place, checkpoints, encoding, run_dir)
+        state, start = begun.state, begun.step
         if is_primary():
             remove_partial(run_dir)
             write_config(config, run_dir)
 
         with (
             RunLog(run_dir, start, training.steps, silent=not is_primary()) as log,
-            contextlib.closing(device_batches(config, place, windows, start, micro_batch)) as batches,
+            contextlib.closing(device_batches(config, place, corpus.windows, start, micro_batch)) as batches,
         ):
-            log.say(headline(config, place, windows, held_out))
+            log.say(headline(config, place, corpus))
             log.say(f"attention: {kernel}")
-            if training.init_from and not start:
-                log.say(f"starting from the weights of {training.init_from}")
+            log.say(memory_line(config, place))
             if start:
                 log.say(f"resumed {run_dir} at step {start} of {training.steps}")
-            for note in notes:
+            for note in (*corpus.notes, *begun.notes):
                 log.say(note)
             train_step = make_train_step(config, place)
-            evaluate = Evaluator(config, place, held_out, micro_batch, bytes_per_token)
+            evaluate = None
+            if corpus.held_out is not None:
+                evaluate = Evaluator(config, place, corpus.held_out, micro_batch, corpus.bytes_per_token)
             clock = Clock(sum(row["train_seconds"] for row in log.rows[-1:]))
 
             step = logged = start
-            while step < training.steps and not stop:
+            ended = out_of_patience(log.rows, training)
+            while step < training.steps and not stop and not ended:
                 windows_ABT1 = next(batches)
                 compiles = step == start or step in training.ramp
                 if compiles:  # Wait for what is under way, and for this step; start the clock after it.
@@ -150,30 +153,53 @@ def train(config: Config, command: str = "", *, debug_nans: bool = False) -> Res
                 if validate or save:
                     jax.block_until_ready(state)
                     clock.pause(step)
-                    row = evaluate(state.params, step, clock.total)
-                    log.write(row, validation_line(row))
-                    _check_finite("validation_loss", row, checkpoints)
+                    loss = None
+                    if evaluate:
+                        row = evaluate(state.params, step, clock.total)
+                        log.write(row, validation_line(row))
+                        _check_finite("validation_loss", row, checkpoints)
+                        loss = row["validation_loss"] if not training.patience or counts(row, training) else None
+                        ended = out_of_patience(log.rows, training)
+                        save |= bool(ended) or bool(training.patience and is_best(log.rows, training))
                     if save:
-                        checkpoints.save(state, Meta(step, model, encoding, row["validation_loss"]))
+                        meta = Meta(step, model, encoding, loss, adapters=begun.adapters)
+                        checkpoints.save(learned_state(state), meta)
                     if is_primary():
                         draw_loss(log.rows, run_dir / "loss.png", str(run_dir))
                     clock.resume(step)
 
+            row = next((row for row in reversed(log.rows) if "validation_loss" in row), {})
             if step == start:  # Nothing was left to do: say how the model stands.
-                row = evaluate(state.params, step, clock.total)
                 log.say(f"{run_dir} is at step {step} of {training.steps}: nothing was trained")
-                log.say(validation_line(row))
-            else:
-                row = next(row for row in reversed(log.rows) if "validation_loss" in row)
-                if is_primary():
-                    write_report(config, place.mesh, log.rows, run_dir / "report.md", command, kernel)
+                if evaluate:
+                    row = evaluate(state.params, step, clock.total)
+                    log.say(validation_line(row))
+            elif is_primary():
+                write_report(config, place.mesh, log.rows, run_dir / "report.md", command, kernel, ended)
+            params, params_step = lora.merged(state.params, config.lora), step
+            if ended:
+                log.say(ended)
+            if training.patience and not stop:
+                checkpoints.wait()
+                best = checkpoints.best_step()
+                if best is not None and best != step:
+                    folder = checkpoints.folder / str(best)
+                    params, params_step = load_params(open_weights(folder), place, model, progress=False), best
+                    log.say(f"best: {run_dir}/checkpoints/{best}, which `gpt2jax generate --model` takes")
             if stop:
                 log.say(
                     f"stopped at step {step} by {stop[0].name}; resume with: gpt2jax train --resume {run_dir}, or the"
                     " same command"
                 )
     return Result(
-        step, stop[0] if stop else None, state.params, encoding, row["validation_loss"], row.get("bits_per_byte")
+        step=step,
+        stopped_by=stop[0] if stop else None,
+        params=params,
+        params_step=params_step,
+        encoding=encoding,
+        validation_loss=row.get("validation_loss"),
+        bits_per_byte=row.get("bits_per_byte"),
+        ended_early=bool(ended),
     )
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from gpt2jax.config import Config
-from gpt2jax.data.pipeline import TokenWindows, validation_windows
+from gpt2jax.data.pipeline import Windows, validation_windows
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
 from gpt2jax.train.runlog import Row
@@ -17,12 +17,12 @@ class Evaluator:
     """Validation over windows that are the same every time."""
 
     def __init__(
-        self, config: Config, place: Partition, held_out: TokenWindows, batch: int, bytes_per_token: float | None
+        self, config: Config, place: Partition, held_out: Windows, batch: int, bytes_per_token: float | None
     ) -> None:
         self.windows, self.batch, self.bytes_per_token = held_out, batch, bytes_per_token
         self.batches = config.training.eval_batches
         self.sharding = place.sharding("batch", None)
-        self.step = make_eval_step(config.model, place, config.training.loss_chunk)
+        self.step = make_eval_step(config.model, place, config.training.loss_chunk, config.lora)
 
     def __call__(self, params: Params, step: int, train_seconds: float) -> Row:
         total = count = 0.0
