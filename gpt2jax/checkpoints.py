@@ -127,6 +127,11 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return max(self.steps(), default=None)
 
+    def best_step(self) -> int | None:
+        """Of the kept one with the lowest validation loss."""
+        ranked = self._kept.ranked(self.steps())
+        return ranked[0] if ranked else None
+
     def save(self, state: Any, meta: Meta) -> None:
         """Start writing ``state``; it may be donated as soon as this returns.
 
@@ -250,10 +255,13 @@ class _Kept:
     losses: dict[int, float] = dataclasses.field(default_factory=dict)
     """Validation loss by step. Not left to Orbax, which forgets it when the run is started again."""
 
+    def ranked(self, steps: Sequence[int]) -> list[int]:
+        """Those of ``steps`` with a validation loss, the lowest first."""
+        return sorted((step for step in steps if step in self.losses), key=lambda step: (self.losses[step], -step))
+
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = sorted(info.step for info in checkpoints)
-        ranked = sorted((step for step in steps if step in self.losses), key=lambda step: (self.losses[step], -step))
-        kept = {*steps[-self.last :], *ranked[: self.best]}
+        kept = {*steps[-self.last :], *self.ranked(steps)[: self.best]}
         return [info.step in kept or bool(self.every and info.step % self.every == 0) for info in checkpoints]
 
 

@@ -67,7 +67,10 @@ class LayerNorm(_Module):
 
 
 class Dense(_Module):
-    """``einsum(x, kernel) + bias`` in the dtype of ``x``; ``expand`` are the output's axes that the bias lacks."""
+    """``einsum(x, kernel) + bias`` in the dtype of ``x``; ``expand`` are the output's axes that the bias lacks.
+
+    Where the kernel has low-rank adapters (:mod:`gpt2jax.lora`), x A B is added.
+    """
 
     rows: str
     einsum: str
@@ -76,7 +79,15 @@ class Dense(_Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel, bias = self.row(f"{self.rows}/kernel"), self.row(f"{self.rows}/bias")
-        return jnp.einsum(self.einsum, x, kernel.astype(x.dtype)) + jnp.expand_dims(bias.astype(x.dtype), self.expand)
+        out = jnp.einsum(self.einsum, x, kernel.astype(x.dtype)) + jnp.expand_dims(bias.astype(x.dtype), self.expand)
+        if not self.has_variable("lora", "a"):
+            return out
+        a, b = (self.get_variable("lora", name).astype(x.dtype) for name in ("a", "b"))
+        (left, right), result = self.einsum.split("->")[0].split(","), self.einsum.split("->")[1]
+        ins = "".join(axis for axis in right if axis in left)
+        low = "".join(axis for axis in left if axis not in ins) + "r"
+        x_low = jnp.einsum(f"{left},{ins}r->{low}", x, a)
+        return out + jnp.einsum(f"{low},r{right.removeprefix(ins)}->{result}", x_low, b)
 
 
 class Attention(_Placed):
@@ -166,7 +177,7 @@ class GPT2(_Placed):
             body = nn.remat(body, prevent_cse=False, policy=_REMAT_POLICIES[config.remat])
         scan = nn.scan(
             body,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "lora": 0},
             split_rngs={"params": True, "dropout": True},
             length=config.n_layer,
             unroll=config.scan_unroll,
@@ -201,7 +212,7 @@ def final_states(
     """States [B, T, D] after the final layer norm, in the compute dtype; :func:`logits` turns them into scores.
 
     Args:
-        params: the table's tree, stacked over layers.
+        params: the table's tree, stacked over layers, and with it what :func:`gpt2jax.lora.scaled` makes of adapters.
         tokens_BT: integer tokens, at most ``config.n_ctx`` of them in a row.
         partition: pins activations to a mesh; None leaves them to the compiler.
         dropout_key: turns dropout on; the mask is a function of this key.
@@ -348,7 +359,8 @@ def _apply(
     dropout_key: jax.Array | None,
     keep_states: bool,
 ) -> tuple[jax.Array, Any]:
+    adapters, params = params.get("lora", {}), {name: leaf for name, leaf in params.items() if name != "lora"}
     parameters.check(params, config)
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
     model = GPT2(config if partition else _portable(config), partition, keep_states)
-    return model.apply({"params": params}, tokens_BT, dropout_key is None, rngs=rngs)
+    return model.apply({"params": params, "lora": adapters}, tokens_BT, dropout_key is None, rngs=rngs)

@@ -8,7 +8,7 @@ blocks (under ``h``) are stacked on a leading layer axis.
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import jax
@@ -112,10 +112,10 @@ def shape(parameter: Parameter, config: ModelConfig) -> tuple[int, ...]:
     return tuple(sizes[axis] for axis in parameter.axes)
 
 
-def tree(leaf: Callable[[Parameter], Any]) -> Params:
+def tree(leaf: Callable[[Parameter], Any], rows: Iterable[Parameter] = TABLE) -> Params:
     """A nested dict in the layout of the parameters, with ``leaf(parameter)`` at each place."""
     root: Params = {}
-    for parameter in TABLE:
+    for parameter in rows:
         *parents, name = parameter.path.split("/")
         node = root
         for parent in parents:

@@ -42,6 +42,7 @@ class Rules:
     heads: MeshAxes = ("tensor",)
     head_dim: MeshAxes = ()
     mlp: MeshAxes = ("tensor",)
+    rank: MeshAxes = ()
     layers: MeshAxes = ()
 
     def spec(self, *axes: str | None) -> PartitionSpec:

@@ -9,7 +9,7 @@ import pydantic
 import tiktoken
 
 from gpt2jax import digest, tokenizer
-from gpt2jax.config import ModelConfig
+from gpt2jax.config import LoraConfig, ModelConfig
 from gpt2jax.errors import GPT2JaxError
 
 FORMAT_VERSION = 1
@@ -30,6 +30,15 @@ class Leaf:
 
 
 @dataclasses.dataclass(frozen=True)
+class Adapters:
+    """Of a checkpoint that holds adapters (:mod:`gpt2jax.lora`) and not the weights that they belong to."""
+
+    config: LoraConfig
+    base: str
+    """:func:`fingerprint` of those weights, which lie in the run's folder ``base``."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Meta:
     """What a checkpoint says of itself."""
 
@@ -41,6 +50,7 @@ class Meta:
     """Nats per token at this step, where it was measured."""
     leaves: dict[str, Leaf] | None = None
     """By path, ``/`` between keys. None in checkpoints from before there were digests."""
+    adapters: Adapters | None = None
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = {
@@ -50,6 +60,8 @@ class Meta:
             "tokenizer": None if self.encoding is None else tokenizer.to_spec(self.encoding),
             "validation_loss": self.validation_loss,
         }
+        if self.adapters is not None:
+            value["adapters"] = dataclasses.asdict(self.adapters)
         if self.leaves is not None:
             leaves = self.leaves.items()
             value["leaves"] = {path: [list(leaf.shape), leaf.dtype, f"{leaf.digest:08x}"] for path, leaf in leaves}
@@ -76,7 +88,16 @@ class Meta:
         if sound:
             saved = value["leaves"].items()
             leaves = {path: Leaf(tuple(shape), dtype, int(text, 16)) for path, (shape, dtype, text) in saved}
-        return cls(value["step"], model, encoding, value["validation_loss"], leaves)
+        adapters = None
+        if "adapters" in value:
+            adapters = pydantic.TypeAdapter(Adapters).validate_python(value["adapters"])
+        return cls(value["step"], model, encoding, value["validation_loss"], leaves, adapters)
+
+
+def fingerprint(meta: Meta) -> str:
+    """One number, in hexadecimal, for all parameters of a checkpoint."""
+    digests = {path: leaf.digest for path, leaf in (meta.leaves or {}).items()}
+    return f"{zlib.crc32(json.dumps(digests, sort_keys=True).encode()):08x}"
 
 
 def _checksum(value: dict[str, Any]) -> int:

@@ -11,6 +11,8 @@ HELP = """Turn text into token shards for training, with a validation split.
 
 A source is a text file (one document), a .jsonl file (a document a line), a folder of these, or the name
 `pydoc`: the language reference that every Python carries, so that there is something to train on without a download.
+A .jsonl line may also be {"prompt": ..., "completion": ...}: then completions alone teach, each in a window of its
+own that begins with its prompt.
 
 examples:
   gpt2jax prepare pydoc --out data/pydoc --tokenizer bytes
@@ -32,6 +34,7 @@ class PrepareArgs:
     split: Literal["documents", "tail"] = "documents"
     """Validation is one document in every 1/validation-fraction, or the end of the corpus."""
     validation_fraction: float = 0.1
+    """0 holds nothing out."""
     seed: int = 0
     """Chooses the validation documents."""
     text_key: str = "text"
@@ -46,6 +49,8 @@ def run(args: list[str]) -> int:
     given = parse(PrepareArgs, args, "prepare", HELP)
     meta = prepare_corpus(**vars(given))
     for name, split in (("train", meta.train), ("validation", meta.validation)):
+        if split is None:
+            continue
         print(f"{name}: {split.tokens:,} tokens of {split.documents:,} documents, {split.bytes:,} bytes")
     print(f"wrote {given.out}; set data.path to it and model.n_vocab to {meta.n_vocab}")
     return 0

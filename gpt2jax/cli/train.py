@@ -5,14 +5,18 @@ import os
 import re
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpt2jax import config as settings
 from gpt2jax.cli.parse import parse, start
 from gpt2jax.errors import GPT2JaxError
 
+if TYPE_CHECKING:  # What imports jax waits until the command line is read.
+    from gpt2jax.train.loop import Result
+
 HELP = """Train a model as a settings file says.
 
-usage: gpt2jax train SETTINGS.yaml [--init-from MODEL] [--section.key VALUE ...]
+usage: gpt2jax train SETTINGS.yaml [--init-from MODEL] [--data TEXT] [--export FORM] [--section.key VALUE ...]
        gpt2jax train --resume RUN [--section.key VALUE ...]
        gpt2jax train SETTINGS.yaml --dry-run [--section.key VALUE ...]
 
@@ -20,17 +24,20 @@ The run's folder (training.run-dir) gets checkpoints, metrics.jsonl, TensorBoard
 report.md; what several runs came to, `gpt2jax report` compares. When it holds a checkpoint already, training goes
 on from there; --resume after a settings file insists on that, and --resume RUN takes the run's own settings.
 --init-from (in full --training.init-from) starts from the weights of a run, of another program's folder or file, or
-of a released model. Ctrl-C stops after the step in hand, with a checkpoint; so does SIGTERM, with status 0, or the
-one in GPT2JAX_STOPPED_STATUS, which tells a launcher that there is more to do. --dry-run compiles the step and says
-what would lie on each device; it needs no data. Steps whose loss or gradient is not finite are skipped;
---debug-nans ends the run at the first of them instead, and names the parameter, the layer and the gradient where it
-begins. --profile 10:13 traces steps 10 to 12, numbered as the log does (the end is not in it, as in Python), into
-RUN/profile.
+of a released model; settings that name no size of the model take its sizes. --data (--data.path) is a folder of token
+shards, or text, which the run prepares itself in the vocabulary of those weights. --export (--training.export) writes
+the weights in other programs' forms at the end, into RUN/export. With --training.patience the run ends when validation
+gets no better. Ctrl-C stops after the step in hand, with a checkpoint; so does SIGTERM, with status 0, or the one in
+GPT2JAX_STOPPED_STATUS, which tells a launcher that there is more to do. --dry-run compiles the step and says what
+would lie on each device; it needs no data. Steps whose loss or gradient is not finite are skipped; --debug-nans ends
+the run at the first of them instead, and names the parameter, the layer and the gradient where it begins.
+--profile 10:13 traces steps 10 to 12, numbered as the log does (the end is not in it, as in Python), into RUN/profile.
 
 examples:
   gpt2jax train configs/quickstart.yaml
   gpt2jax train configs/quickstart.yaml --optimizer.learning-rate 1e-3 --training.run-dir runs/faster
-  gpt2jax train my_settings.yaml --init-from gpt2-medium
+  gpt2jax train configs/finetune/text.yaml --init-from gpt2-medium --data my_book.txt --export huggingface
+  gpt2jax train configs/finetune/lora.yaml --init-from models/355M --data chats.jsonl
   gpt2jax train configs/quickstart.yaml --mesh.cpu-devices 8 --mesh.fsdp 8
   gpt2jax train configs/quickstart.yaml --mesh.cpu-devices 8 --mesh.fsdp 8 --dry-run
   gpt2jax train configs/quickstart.yaml --profile 100:103
@@ -40,9 +47,10 @@ examples:
 
 def run(args: list[str]) -> int:
     command = " ".join(["gpt2jax train", *args])
-    args = [re.sub(r"^--init[-_]from(?==|$)", "--training.init-from", arg) for arg in args]
-    resume = False
+    args = [_in_full(arg) for arg in args]
+    resume, named = False, True
     if args and not args[0].startswith("-"):
+        named = settings.names_sizes(args[0])
         config = settings.load(args.pop(0))
         if "--resume" in args:
             args.remove("--resume")
@@ -61,10 +69,13 @@ def run(args: list[str]) -> int:
     profile, args = _take_profile(args)
     if dry and profile:
         raise GPT2JaxError("--profile: goes with training: --dry-run runs no step")
-    config = parse(settings.Config, args, "train", HELP, default=config)
+    given, config = config, parse(settings.Config, args, "train", HELP, default=config)
 
     stopped_status = _stopped_status()
     start(config.mesh.cpu_devices, config.distributed)
+    if config.training.init_from and not named:
+        given = dataclasses.replace(given, model=_with_sizes_of_weights(config, given.model))
+        config = parse(settings.Config, args, "train", HELP, default=given)
     if dry:
         from gpt2jax.train.dry_run import dry_run
 
@@ -79,6 +90,7 @@ def run(args: list[str]) -> int:
     from gpt2jax.generate.text import TextModel
     from gpt2jax.parameters import Params
     from gpt2jax.partition import Partition
+    from gpt2jax.train.export import export
     from gpt2jax.train.loop import train as run_training
 
     def draw(params: Params, encoding: tiktoken.Encoding, place: Partition | None) -> tuple[str, str]:
@@ -91,19 +103,36 @@ def run(args: list[str]) -> int:
     result = run_training(config, command, debug_nans=debug_nans, draw=draw, profile=profile)
     if result.stopped_by is not None:  # A scheduler that asks to stop is obeyed; that is no failure.
         if result.stopped_by == signal.SIGTERM:
-            return stopped_status if result.step < config.training.steps else 0
+            return stopped_status if result.step < config.training.steps and not result.ended_early else 0
         return 130
     if is_primary():
-        run_dir = Path(config.training.run_dir)
+        _say_end(config, result)
+    if jax.process_count() == 1:
+        for line in export(Path(config.training.run_dir), result.params_step, config.training.export):
+            print(line)
+    return 0
+
+
+def _say_end(config: settings.Config, result: "Result") -> None:
+    import jax
+
+    training = config.training
+    run_dir = Path(training.run_dir)
+    weights = run_dir / "checkpoints" / str(result.params_step)
+    if result.validation_loss is not None:
         bits = "" if result.bits_per_byte is None else f", {result.bits_per_byte:.4f} bits per byte"
         print(f"validation loss {result.validation_loss:.4f} nats per token{bits}, after step {result.step}")
-        print(f"curves: {run_dir / 'loss.png'}   report: {run_dir / 'report.md'}   samples: {run_dir / 'samples.txt'}")
-        if jax.process_count() > 1 and not config.training.sample_interval:
-            print(
-                f"no samples: several processes write them with training.sample_interval; or now: gpt2jax generate"
-                f" --model {run_dir} --unconditional, in one process"
-            )
-    return 0
+    print(f"curves: {run_dir / 'loss.png'}   report: {run_dir / 'report.md'}   samples: {run_dir / 'samples.txt'}")
+    several = jax.process_count() > 1
+    if several and not training.sample_interval:
+        print(
+            "no samples: several processes write them with training.sample_interval; or now: gpt2jax generate"
+            f" --model {weights} --unconditional, in one process"
+        )
+    for form in training.export if several else ():
+        print(f"no export: several processes write none; now: gpt2jax convert {weights} TARGET --to {form}, in one")
+    if training.init_from and not training.export:
+        print(f"export: gpt2jax convert {weights} TARGET --to huggingface")
 
 
 def _take_profile(args: list[str]) -> tuple[range | None, list[str]]:
@@ -123,6 +152,26 @@ def _take_profile(args: list[str]) -> tuple[range | None, list[str]]:
     if not steps or not steps.start:
         raise GPT2JaxError(f"--profile: {given!r}: should be FIRST:END, as in 10:13 for the steps 10, 11 and 12")
     return steps, rest
+
+
+def _in_full(arg: str) -> str:
+    for short, full in (("init[-_]from", "training.init-from"), ("data", "data.path"), ("export", "training.export")):
+        arg = re.sub(rf"^--{short}(?==|$)", f"--{full}", arg)
+    return arg
+
+
+def _with_sizes_of_weights(config: settings.Config, model: settings.ModelConfig) -> settings.ModelConfig:
+    """``model`` with the sizes of the weights to start from: as the run's folder recorded them, if it has begun."""
+    recorded = Path(config.training.run_dir) / "config.yaml"
+    before = settings.load(recorded) if recorded.exists() else None
+    if before is not None and before.training.init_from == config.training.init_from:
+        found = before.model
+    else:
+        from gpt2jax.weights.sources import open_weights
+
+        assert config.training.init_from is not None
+        found = open_weights(config.training.init_from).config
+    return dataclasses.replace(model, **{name: getattr(found, name) for name in settings.SIZES})
 
 
 def _stopped_status() -> int:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from gpt2jax.config.data import DataConfig
+from gpt2jax.config.lora import LoraConfig
 from gpt2jax.config.mesh import DistributedConfig, MeshConfig
 from gpt2jax.config.model import ModelConfig
 from gpt2jax.config.optimizer import OptimizerConfig
@@ -24,9 +25,11 @@ from gpt2jax.presets import preset
 from gpt2jax.yaml_file import read_yaml
 
 __all__ = [
+    "SIZES",
     "Config",
     "DataConfig",
     "DistributedConfig",
+    "LoraConfig",
     "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",
@@ -34,8 +37,13 @@ __all__ = [
     "TrainingConfig",
     "from_mapping",
     "load",
+    "names_sizes",
     "to_yaml",
 ]
+
+
+# What a model is, and not how it is computed.
+SIZES = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "layer_norm_epsilon")
 
 
 @settings("")
@@ -47,6 +55,7 @@ class Config:
     distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
 
@@ -81,6 +90,12 @@ def _sections() -> list[str]:
 def load(path: str | Path) -> Config:
     """Read a settings file. Errors name the file, the key's path, the value and what is allowed."""
     return from_mapping(read_yaml(path), str(path))
+
+
+def names_sizes(path: str | Path) -> bool:
+    """Whether a settings file says what the model's sizes are; weights to start from say it otherwise."""
+    model = (read_yaml(path) or {}).get("model")
+    return isinstance(model, str) or bool({"preset", *SIZES} & set(model or {}))
 
 
 def to_yaml(config: Config) -> str:

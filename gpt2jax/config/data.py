@@ -1,8 +1,10 @@
 """What is trained on."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from gpt2jax.fields import Count, CountOrZero, settings
+from pydantic import Field
+
+from gpt2jax.fields import Count, CountOrZero, Probability, settings
 
 
 @settings("data")
@@ -10,9 +12,13 @@ class DataConfig:
     """The token shards to train on."""
 
     path: str = "data/pydoc"
-    """Folder that `gpt2jax prepare` wrote, or one with nanoGPT's or llm.c's .bin files."""
+    """Folder that `gpt2jax prepare` wrote, or one with nanoGPT's or llm.c's .bin files. Or text, a file or a folder of
+    text as `gpt2jax prepare` takes them: the run then prepares it itself, into RUN/data."""
     tokenizer: Literal["auto", "gpt2", "bytes"] = "auto"
-    """Which vocabulary the shards are in; auto reads it from the folder's meta.json."""
+    """Which vocabulary the shards are in; auto reads it from the folder's meta.json, and takes that of the weights of
+    training.init_from for text."""
+    validation_fraction: Annotated[Probability, Field(le=0.5)] = 0.1
+    """Of text that the run prepares itself: the share that is held out for validation; 0 holds nothing out."""
     read_threads: CountOrZero = 2
     """Threads that read windows ahead of the training step."""
     read_buffer: Count = 32

@@ -15,7 +15,8 @@ class TrainingConfig:
     """The run's folder: settings, metrics, curves, checkpoints, samples, report."""
     init_from: str | None = None
     """Weights to start from instead of fresh ones: a run, a checkpoint, a foreign folder or file, or the name of a
-    released model. The sizes under model must be theirs; n_ctx may be smaller."""
+    released model. The sizes under model must be theirs, n_ctx may be smaller; a settings file that names none gets
+    them from the weights."""
     steps: Count = 1000
     """Optimizer steps in all."""
     batch_size: Count = 8
@@ -51,6 +52,11 @@ class TrainingConfig:
     eval_batches: CountOrZero = 20
     """Validation batches, always the same ones, evenly spread; 0 takes the whole validation split."""
     checkpoint_interval: Count = 500
+    patience: CountOrZero = 0
+    """Validations (each eval_interval) without a new best after which the run ends; each new best is then saved, and
+    samples and exports are those of the best. 0 never ends early."""
+    export: tuple[Literal["orbax", "huggingface", "openai", "nanogpt", "llmc"], ...] = ()
+    """Forms to write the weights in when the run has ended, into RUN/export."""
     keep_last: Count = 2
     """Newest checkpoints to keep."""
     keep_best: CountOrZero = 1
@@ -84,6 +90,8 @@ class TrainingConfig:
                 f"keep_every: {self.keep_every}: should be a multiple of training.checkpoint_interval"
                 f" ({self.checkpoint_interval})"
             )
+        if self.patience and not self.keep_best:
+            raise ValueError(f"patience: {self.patience}: should be 0 where training.keep_best is, or no best is kept")
         if list(self.ramp) != sorted(set(self.ramp)):
             raise ValueError(f"ramp: {self.ramp}: should rise from step to step")
         if self.micro_batches % 2 ** len(self.ramp):

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpt2jax.errors import GPT2JaxError
 
@@ -21,6 +21,8 @@ class Document(NamedTuple):
 
     text: str
     source_bytes: int
+    prompt: str | None = None
+    """What stands before the text and is read but not learned; None where the whole document is text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +91,9 @@ def digest(source: Source) -> str:
 def read_documents(sources: Sequence[Source], text_key: str = "text") -> Iterator[Document]:
     """The documents of ``sources``, one at a time; empty ones are left out, and line ends stay as they are.
 
-    A plain file is one document. A .jsonl file holds one per line, an object with the text under ``text_key``; blank
-    lines are allowed. The embedded corpus has one document per topic of the language reference.
+    A plain file is one document. A .jsonl file holds one per line, an object with the text under ``text_key``, or, if
+    it has no such key, with ``prompt`` and ``completion``; blank lines are allowed. The embedded corpus has one
+    document per topic of the language reference.
 
     Raises:
         GPT2JaxError: not UTF-8 (naming the byte), not such a line (naming it), or no text in the whole corpus.
@@ -118,7 +121,8 @@ def _read(source: Source, text_key: str) -> Iterator[Document]:
                 for number, line in enumerate(file, start=1):
                     text = _decode(line, source.name, start)
                     if text.strip():
-                        yield Document(_parse(text, f"{source.name}: line {number}", text_key), len(line))
+                        document, prompt = _parse(text, f"{source.name}: line {number}", text_key)
+                        yield Document(document, len(line), prompt)
                     start += len(line)
         else:
             raw = source.path.read_bytes()
@@ -134,24 +138,30 @@ def _decode(raw: bytes, name: str, start: int) -> str:
         raise GPT2JaxError(f"{name}: byte {start + error.start}: not UTF-8: should be UTF-8 text") from None
 
 
-def _parse(line: str, where: str, text_key: str) -> str:
-    """The text of one JSON line."""
+def _parse(line: str, where: str, text_key: str) -> tuple[str, str | None]:
+    """The text of one JSON line, and its prompt if it has one."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise GPT2JaxError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
     if not isinstance(record, dict):
         raise GPT2JaxError(f"{where}: {type(record).__name__}: should be an object with a key {text_key!r}")
+    if text_key not in record and {"prompt", "completion"} <= record.keys():
+        return _string(record, "completion", where), _string(record, "prompt", where)
     if text_key not in record:
         keys = ", ".join(map(repr, record)) or "none"
         raise GPT2JaxError(f"{where}: no key {text_key!r} (keys: {keys}): name the right one with --text-key")
-    text = record[text_key]
+    return _string(record, text_key, where), None
+
+
+def _string(record: dict[str, Any], key: str, where: str) -> str:
+    text = record[key]
     if not isinstance(text, str):
-        raise GPT2JaxError(f"{where}: {text_key!r}: {type(text).__name__}: should be a string")
+        raise GPT2JaxError(f"{where}: {key!r}: {type(text).__name__}: should be a string")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         # JSON can spell half of a surrogate pair, which is no character and has no bytes.
         half = text[error.start]
-        raise GPT2JaxError(f"{where}: {text_key!r}: {half!r} at character {error.start}: not a character") from None
+        raise GPT2JaxError(f"{where}: {key!r}: {half!r} at character {error.start}: not a character") from None
     return text

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import pydantic
 import tiktoken
@@ -39,7 +39,8 @@ class Meta:
     n_vocab: Count
     format: Format
     train: SplitMeta
-    validation: SplitMeta
+    validation: SplitMeta | None
+    """None where nothing was held out."""
     sources: tuple[str, ...]
     text_key: str
     split: Literal["documents", "tail"]
@@ -49,13 +50,25 @@ class Meta:
     shard_tokens: int
     source_sha256: str
     """Of the sources' contents and all arguments that shape the shards: equal where preparing again changes nothing."""
+    rows: Literal["stream", "documents"] = "stream"
+    """Whether training windows are cut from all tokens in a row, or each from one document alone (documents.py)."""
     format_version: Literal[1] = FORMAT_VERSION
 
     def encoding(self) -> tiktoken.Encoding:
         return tokenizer.from_spec(self.tokenizer)
 
-    def of(self, split: Split) -> SplitMeta:
+    def of(self, split: Split) -> SplitMeta | None:
         return self.train if split == "train" else self.validation
+
+    def check(self, folder: Path) -> None:
+        """Refuse shards in ``folder`` that are not as they were written.
+
+        Raises:
+            GPT2JaxError: as :meth:`open_shards` does.
+        """
+        for split in get_args(Split):
+            if self.of(split) is not None:
+                self.open_shards(folder, split)
 
     def open_shards(self, folder: Path, split: Split) -> list[Shard]:
         """The shards of a split in ``folder``, checked.
@@ -64,6 +77,8 @@ class Meta:
             GPT2JaxError: a file is missing, damaged or in another format, or the tokens are not as many as recorded.
         """
         recorded = self.of(split)
+        if recorded is None:
+            raise GPT2JaxError(f"{folder}: {split}: nothing was held out for it, by its {FILE_NAME}")
         shards = [open_shard(folder / name, self.format) for name in recorded.files]
         found = sum(shard.tokens for shard in shards)
         if found != recorded.tokens:

@@ -13,8 +13,9 @@ import numpy as np
 import tiktoken
 
 from gpt2jax import tokenizer
+from gpt2jax.data.documents import DocumentWindows
 from gpt2jax.data.meta import FILE_NAME, read_meta
-from gpt2jax.data.shards import Format, Shard, Split, open_shard
+from gpt2jax.data.shards import Format, Shard, Split, check_vocabulary, open_shard
 from gpt2jax.errors import GPT2JaxError
 
 
@@ -64,26 +65,30 @@ class TokenWindows:
         if number not in self._memmaps:
             self._memmaps[number] = shard.memmap()
         window_T1 = self._memmaps[number][start : start + self.n_ctx + 1].astype(np.int32)
-        outside_T1 = window_T1 >= self.n_vocab
-        if outside_T1.any():
-            at = int(np.argmax(outside_T1))
-            raise GPT2JaxError(
-                f"{shard.path}: token {start + at:,}: {window_T1[at]}: should be below {self.n_vocab},"
-                " the size of the vocabulary"
-            )
+        check_vocabulary(window_T1, self.n_vocab, shard.path, start)
         return window_T1
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_memmaps": {}}  # A pickled memmap would be a copy of the whole file.
 
 
+Windows = TokenWindows | DocumentWindows
+
+
+def holds_validation(folder: str | Path) -> bool:
+    """Whether a validation split is in ``folder``; where nothing says that there is none, it is missed when opened."""
+    meta = read_meta(Path(folder)) if Path(folder).is_dir() else None
+    return meta is None or meta.validation is not None
+
+
 def open_split(
     folder: str | Path, split: Split, n_ctx: int, n_vocab: int, tokenizer_name: str = "auto"
-) -> tuple[TokenWindows, tiktoken.Encoding, float | None]:
+) -> tuple[Windows, tiktoken.Encoding, float | None]:
     """The windows of a split, its vocabulary, and its UTF-8 bytes per token.
 
     ``folder`` holds what :func:`gpt2jax.data.prepare.prepare` wrote, or nanoGPT's or llm.c's files. Those do not say
-    which vocabulary they are in, so ``tokenizer_name`` must, and their bytes per token are None.
+    which vocabulary they are in, so ``tokenizer_name`` must, and their bytes per token are None, as they are where a
+    part of the tokens alone teaches.
 
     Raises:
         GPT2JaxError: no such shards, damaged ones, or a vocabulary that is not the model's.
@@ -107,11 +112,16 @@ def open_split(
             raise GPT2JaxError(
                 f"data.tokenizer: {tokenizer_name!r}: should be auto or {encoding.name}, the vocabulary of {folder}"
             )
-        bytes_per_token = meta.of(split).bytes / meta.of(split).tokens
+        recorded = meta.of(split)
+        assert recorded is not None  # Opening has refused it.
+        bytes_per_token = recorded.bytes / recorded.tokens if meta.rows == "stream" else None
     if n_vocab != encoding.n_vocab:
         raise GPT2JaxError(
             f"model.n_vocab: {n_vocab}: should be {encoding.n_vocab}, the vocabulary of {folder} ({encoding.name})"
         )
+    if meta is not None and meta.rows == "documents":
+        [shard] = shards
+        return DocumentWindows(shard, n_ctx, n_vocab), encoding, bytes_per_token
     return TokenWindows(shards, n_ctx, n_vocab), encoding, bytes_per_token
 
 
@@ -130,7 +140,7 @@ def _foreign_shards(folder: Path, split: Split) -> list[Shard]:
 
 
 def training_batches(
-    windows: TokenWindows,
+    windows: Windows,
     *,
     seed: int,
     batch_size: int,
@@ -140,6 +150,8 @@ def training_batches(
     read_buffer: int,
 ) -> Generator[np.ndarray, None, None]:
     """This process's rows [b, T+1] (int32) of the batches from ``start_step`` on, forever; close it to end its threads.
+
+    Of :class:`DocumentWindows` they are [b, 2, T+1].
 
     Args:
         batch_size: B, over all processes.
@@ -199,7 +211,7 @@ class _ContiguousShares:
 
 
 def batches(
-    windows: TokenWindows,
+    windows: Windows,
     *,
     seed: int,
     batch_size: int,
@@ -232,9 +244,7 @@ def batches(
         iterator.close()
 
 
-def validation_windows(
-    windows: TokenWindows, batch_size: int, max_batches: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def validation_windows(windows: Windows, batch_size: int, max_batches: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Always the same windows, evenly spread: tokens [B, T+1] (int32) and target weights [B, T] (float32).
 
     ``max_batches`` 0 takes the whole split. The last batch is filled up with rows of weight 0: one shape compiles once.
@@ -245,6 +255,9 @@ def validation_windows(
         some = chosen[start : start + batch_size]
         tokens_BT1 = np.zeros((batch_size, windows.n_ctx + 1), np.int32)
         weights_BT = np.zeros((batch_size, windows.n_ctx), np.float32)
-        tokens_BT1[: len(some)] = [windows[index] for index in some]
-        weights_BT[: len(some)] = 1
+        for place, index in enumerate(some):
+            window = windows[index]
+            tokens_BT1[place], weights_BT[place] = window if window.ndim == 1 else window[0], 1
+            if window.ndim == 2:
+                weights_BT[place] = window[1, 1:]
         yield tokens_BT1, weights_BT

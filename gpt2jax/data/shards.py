@@ -89,6 +89,24 @@ def open_shard(path: Path, expected_format: Format | None = None) -> Shard:
     return Shard(path, "llmc", tokens, HEADER_BYTES)
 
 
+def check_vocabulary(tokens_T: np.ndarray, n_vocab: int, path: Path, start: int) -> None:
+    """Refuse tokens outside the vocabulary, which the model would read as others.
+
+    Args:
+        path: the shard that they are of,
+        start: and their place in it.
+
+    Raises:
+        GPT2JaxError: naming the first of them.
+    """
+    outside_T = tokens_T >= n_vocab
+    if outside_T.any():
+        at = int(np.argmax(outside_T))
+        raise GPT2JaxError(
+            f"{path}: token {start + at:,}: {tokens_T[at]}: should be below {n_vocab}, the size of the vocabulary"
+        )
+
+
 class ShardWriter:
     """Writes one split, token array by token array, into as many files as it takes.
 

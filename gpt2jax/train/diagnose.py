@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gpt2jax import model, parameters
+from gpt2jax import digest, lora, model, parameters
 from gpt2jax.config import Config
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
+from gpt2jax.train.objective import tokens_and_weights
 from gpt2jax.train.step import make_gradient
 
 
@@ -41,24 +42,30 @@ def diagnose(config: Config, place: Partition, params: Params, step: int, window
 
 
 def _finite(tree: Params) -> dict[str, jax.Array]:
-    """Of each row of the table, whether it is finite: [L] of a stacked one, [1] of another."""
-    found = {}
-    for row in parameters.TABLE:
-        leaf = parameters.at(tree, row)
-        found[row.path] = jnp.isfinite(leaf).reshape(leaf.shape[0] if row.stacked else 1, -1).all(1)
-    return found
+    """Of each leaf, whether it is finite: [L] of a stacked one, [1] of another."""
+    return {
+        path: jnp.isfinite(leaf).reshape(leaf.shape[0] if _stacked(path) else 1, -1).all(1)
+        for path, leaf in digest.paths(tree).items()
+    }
+
+
+def _stacked(path: str) -> bool:
+    return path.startswith(("h/", f"{lora.KEY}/"))
 
 
 def _first(finite: dict[str, np.ndarray], downwards: bool) -> str:
     """The first leaf that is not finite, from the embeddings up or from the final layer norm down."""
     layers = range(max(map(len, finite.values())))
-    low = [(row, 0) for row in parameters.TABLE if row.path in ("wte", "wpe")]
-    blocks = [(row, layer) for layer in layers for row in parameters.TABLE if row.stacked]
-    high = [(row, 0) for row in parameters.TABLE if not row.stacked and (row, 0) not in low]
+    # The table's order, and adapters after the parameters of their block.
+    known = [row.path for row in parameters.TABLE if row.path in finite]
+    known += [path for path in finite if path not in known]
+    low = [(path, 0) for path in known if path in ("wte", "wpe")]
+    blocks = [(path, layer) for layer in layers for path in known if _stacked(path)]
+    high = [(path, 0) for path in known if not _stacked(path) and (path, 0) not in low]
     order = [*low, *blocks, *high]
-    for row, layer in reversed(order) if downwards else order:
-        if not finite[row.path][layer]:
-            return f"the first not finite is {row.path}{f' of block {layer}' if row.stacked else ''}"
+    for path, layer in reversed(order) if downwards else order:
+        if not finite[path][layer]:
+            return f"the first not finite is {path}{f' of block {layer}' if _stacked(path) else ''}"
     return ""
 
 
@@ -68,8 +75,8 @@ def _first_activation(
     def finite(params: Params, window_BT1: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.training.seed), step), index)
         states_LBTD = model.hidden_states(
-            params,
-            window_BT1[:, :-1],
+            lora.scaled(params, config.lora),
+            tokens_and_weights(window_BT1)[0][:, :-1],
             config.model,
             partition=place,
             dropout_key=key if config.model.dropout else None,

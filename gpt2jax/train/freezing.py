@@ -17,8 +17,15 @@ def frozen_rows(config: Config) -> frozenset[str]:
     """Paths of the table that are frozen whole.
 
     Raises:
-        GPT2JaxError: a pattern that is no parameter's, more blocks than there are, or nothing left to train.
+        GPT2JaxError: a pattern that is no parameter's, more blocks than there are, or nothing left to train; or there
+            are adapters, which freeze everything.
     """
+    if config.lora.rank and (config.training.freeze or config.training.freeze_layers):
+        name = "freeze" if config.training.freeze else "freeze_layers"
+        raise GPT2JaxError(
+            f"training.{name}: {getattr(config.training, name)}: should be left out with lora.rank"
+            f" ({config.lora.rank}), which freezes all parameters; lora.targets says what learns"
+        )
     paths = [parameter.path for parameter in parameters.TABLE]
     frozen: set[str] = set()
     for pattern in config.training.freeze:
@@ -45,6 +52,8 @@ def only_trained(config: Config, tree: Params) -> Params:
 def keep(config: Config, old: Params, new: Params) -> Params:
     """``new`` where parameters are trained and ``old``, to the bit, where they are frozen."""
     frozen, layers = frozen_rows(config), config.training.freeze_layers
+    if config.lora.rank:
+        return new  # Adapters, all of which learn.
 
     def one(parameter: Parameter) -> Any:
         before, after = parameters.at(old, parameter), parameters.at(new, parameter)

@@ -1,21 +1,24 @@
 """What a run says of itself on the terminal, a line each."""
 
-from gpt2jax import parameters
+from gpt2jax import lora, parameters
 from gpt2jax.config import Config
-from gpt2jax.data.pipeline import TokenWindows
 from gpt2jax.partition import Partition
+from gpt2jax.train.corpus import Corpus
 from gpt2jax.train.rows import Row
 
 
-def headline(config: Config, place: Partition, windows: TokenWindows, held_out: TokenWindows) -> str:
+def headline(config: Config, place: Partition, corpus: Corpus) -> str:
     model, training = config.model, config.training
     devices = place.mesh.devices
     mesh = ", ".join(f"{name} {size}" for name, size in place.mesh.shape.items() if size > 1)
     first = training.micro_batches_at(0) * training.batch_size // training.micro_batches
     rising = f"{first} to " if training.ramp else ""
+    adapters = f", and {lora.count(config.lora, model):,} in adapters, which alone learn" if config.lora.rank else ""
+    held_out = f"{corpus.held_out.tokens:,}" if corpus.held_out else "no"
     return (
-        f"{parameters.count(model):,} parameters; {rising}{training.batch_size} x {model.n_ctx} tokens a step;"
-        f" {windows.tokens:,} training and {held_out.tokens:,} validation tokens in {config.data.path};"
+        f"{parameters.count(model):,} parameters{adapters};"
+        f" {rising}{training.batch_size} x {model.n_ctx} tokens a step;"
+        f" {corpus.windows.tokens:,} training and {held_out} validation tokens in {corpus.folder};"
         f" {devices.size} x {devices.flat[0].device_kind}{f' ({mesh})' if mesh else ''}"
     )
 

@@ -9,32 +9,37 @@ from pathlib import Path
 import jax
 import tiktoken
 
+from gpt2jax import lora, parameters
 from gpt2jax.attention import describe_attention
 from gpt2jax.checkpoints import Checkpoints
 from gpt2jax.config import Config
-from gpt2jax.data.pipeline import open_split
 from gpt2jax.distributed import is_primary
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import remove_partial
-from gpt2jax.parameters import Params, count
+from gpt2jax.parameters import Params
 from gpt2jax.record import Meta
 from gpt2jax.train.batches import device_batches
 from gpt2jax.train.boards import WandB, check_wandb
 from gpt2jax.train.clock import Clock
+from gpt2jax.train.corpus import open_corpus
 from gpt2jax.train.diagnose import diagnose
+from gpt2jax.train.ending import final_params
 from gpt2jax.train.freezing import frozen_rows
 from gpt2jax.train.guard import too_many_skipped
 from gpt2jax.train.lines import bar_text, headline, train_line, validation_line
 from gpt2jax.train.measure import training_row
+from gpt2jax.train.memory import memory_line
+from gpt2jax.train.patience import counts, is_best, out_of_patience
 from gpt2jax.train.plots import Picture
 from gpt2jax.train.profile import Profile
 from gpt2jax.train.report import write_report
-from gpt2jax.train.resume import check_resumable, given_params, resume_notes, write_config
+from gpt2jax.train.resume import write_config
 from gpt2jax.train.rows import Row
 from gpt2jax.train.runlog import RunLog
 from gpt2jax.train.samples import Draw, Samples
 from gpt2jax.train.sessions import Sessions
-from gpt2jax.train.step import abstract_state, init_state, make_place, make_train_step
+from gpt2jax.train.start import begin, learned_state
+from gpt2jax.train.step import make_place, make_train_step
 from gpt2jax.train.stopping import agree_to_stop, stop_signals
 from gpt2jax.train.utilization import Utilization
 from gpt2jax.train.validation import Evaluator
@@ -47,10 +52,15 @@ class Result:
     step: int
     stopped_by: signal.Signals | None
     params: Params
+    """The table's, with adapters merged; of a run with ``training.patience`` those of its best checkpoint."""
+    params_step: int
+    """The step that they are of."""
     encoding: tiktoken.Encoding
-    validation_loss: float
-    """Nats per token at the last validation."""
+    validation_loss: float | None
+    """Nats per token at the last validation; None where nothing was held out."""
     bits_per_byte: float | None
+    ended_early: bool = False
+    """Whether the run's patience has ended."""
 
 
 def train(
@@ -81,70 +91,62 @@ def train(
     # The data, and whether it is this model's.
     model, training = config.model, config.training
     check_wandb(config)
-    data = config.data
-    windows, encoding, bytes_per_token = open_split(data.path, "train", model.n_ctx, model.n_vocab, data.tokenizer)
-    held_out, _, bytes_per_token = open_split(data.path, "validation", model.n_ctx, model.n_vocab, data.tokenizer)
+    corpus = open_corpus(config)
+    encoding = corpus.encoding
 
     # The mesh, and whether it divides this model and batch.
     place = make_place(config)
     frozen_rows(config)  # Refuses what is no parameter.
     micro_batch = training.batch_size // training.micro_batches
     kernel = describe_attention(model, place)
+    if is_primary():  # Before anything takes it.
+        print(memory_line(config, place), flush=True)
 
     run_dir = Path(training.run_dir)
     _open_run_dir(run_dir)
     keep = training.keep_last, training.keep_best, training.keep_every
     with Checkpoints(run_dir / "checkpoints", *keep) as checkpoints, stop_signals() as stop:
         # The state: from the newest whole checkpoint of this run, else from the weights to start from, else fresh.
-        found = checkpoints.restore_newest(
-            abstract_state(config, place), lambda meta: check_resumable(config, meta, encoding, run_dir)
-        )
-        start = found[0].step if found else 0
-        notes = resume_notes(config, found[0], run_dir) if found else []
+        begun = begin(config, place, checkpoints, encoding, run_dir)
+        state, start = begun.state, begun.step
         tracing = Profile(profile, start, training.steps, run_dir / "profile")
-        if found:
-            state = found[1]
-        elif training.init_from:
-            state = init_state(config, place, given_params(config, place, encoding))
-        else:
-            state = init_state(config, place)
         if is_primary():
             remove_partial(run_dir)
             write_config(config, run_dir)
 
-        utilization = Utilization(model, place.mesh)
+        silent = not is_primary()
+        speed = Utilization(config, place.mesh)
         wandb = (lambda: WandB(config, run_dir)) if training.wandb else None
         with (
             tracing,
-            Sessions(run_dir, start, count(model), utilization.devices, utilization.kind, not is_primary()) as sessions,
-            RunLog(run_dir, start, training.steps, not is_primary(), wandb) as log,
-            contextlib.closing(device_batches(config, place, windows, start, micro_batch)) as batches,
+            Sessions(run_dir, start, parameters.count(model), speed.devices, speed.kind, silent) as sessions,
+            RunLog(run_dir, start, training.steps, silent, wandb) as log,
+            contextlib.closing(device_batches(config, place, corpus.windows, start, micro_batch)) as batches,
         ):
-            for line in (headline(config, place, windows, held_out), f"attention: {kernel}", utilization.line()):
+            for line in (headline(config, place, corpus), f"attention: {kernel}", speed.line()):
                 log.say(line)
-            if training.init_from and not start:
-                log.say(f"starting from the weights of {training.init_from}")
             if start:
                 log.say(f"resumed {run_dir} at step {start} of {training.steps}")
-            for note in notes:
+            for note in (*corpus.notes, *begun.notes):
                 log.say(note)
             train_step = make_train_step(config, place)
-            evaluate = Evaluator(config, place, held_out, micro_batch, bytes_per_token)
+            evaluate = Evaluator(config, place, corpus, micro_batch) if corpus.held_out is not None else None
             clock = Clock(sum(row["train_seconds"] for row in log.rows[-1:]))
-            picture = Picture(run_dir / "loss.png", str(run_dir), sessions.restarts, silent=not is_primary())
+            picture = Picture(run_dir / "loss.png", str(run_dir), sessions.restarts, silent)
             samples = Samples(config, encoding, place, start, draw)
-            if samples.missed(start):
-                log.say(samples.add(state.params, start))
+            ended = out_of_patience(log.rows, training)
+            if start < training.steps and not ended and samples.due(start) and samples.lacks(start):
+                log.say(samples.add(lora.merged(state.params, config.lora), start))
 
-            def report(step: int, fault: str = "") -> None:
+            def report(step: int, remark: str = "") -> None:
                 sessions.note(step)
                 if is_primary():
                     path = run_dir / "report.md"
-                    write_report(config, place.mesh, log.rows, sessions.all, path, command, kernel, fault)
+                    write_report(config, place.mesh, log.rows, sessions.all, path, command, kernel, remark)
 
             step = logged = start
             windows_ABT1 = next(batches)
-            while step < training.steps and not stop:
+            while step < training.steps and not stop and not ended:
                 compiles = step == start or step in training.ramp
                 if compiles:  # Wait for what is under way, and for this step; start the clock after it.
                     jax.block_until_ready(state)
@@ -167,8 +169,9 @@ def train(
                 if note := tracing.end(step, clock, state):
                     log.say(note)
                 log.progress(step)
-                if step % training.log_interval == 0 or step == training.steps:
-                    row = training_row(config, metrics, step, logged, clock, utilization)
+                last = step == training.steps
+                if last or step % training.log_interval == 0:
+                    row = training_row(config, metrics, step, logged, clock, speed)
                     logged = step
                     log.write(row, train_line(row, config))
                     log.progress(step, bar_text(row, config))
@@ -176,43 +179,66 @@ def train(
                         fault += f"; {_way_back(checkpoints)}"
                         report(step, fault)
                         raise GPT2JaxError(fault)
-                validate = step % training.eval_interval == 0 or step == training.steps
-                save = step % training.checkpoint_interval == 0 or step == training.steps or bool(stop)
-                if save and step < training.steps and not stop and float(metrics["skipped"]):
+                validate = last or step % training.eval_interval == 0
+                save = last or step % training.checkpoint_interval == 0 or bool(stop)
+                if save and not last and not stop and float(metrics["skipped"]):
                     log.say(f"step {step}: skipped, as the checkpoint is that was due")
                     save = False
-                sample = samples.due(step)
+                sample = samples.due(step) and not last
                 if validate or save or sample or picture.due():
                     jax.block_until_ready(state)
                     clock.pause(step)
-                    if validate or save:
+                    loss = None
+                    if evaluate and (validate or save):
                         row = evaluate(state.params, step, clock.total)
                         log.write(row, validation_line(row))
                         _check_finite("validation_loss", row, checkpoints)
+                        loss = row["validation_loss"] if not training.patience or counts(row, training) else None
+                        ended = out_of_patience(log.rows, training)
+                        save |= bool(ended) or bool(training.patience and is_best(log.rows, training))
                     if save:
-                        checkpoints.save(state, Meta(step, model, encoding, row["validation_loss"]))
-                    if sample:  # After the checkpoint, which it could cost; a run that was killed between makes it up.
-                        log.say(samples.add(state.params, step))
+                        meta = Meta(step, model, encoding, loss, adapters=begun.adapters)
+                        checkpoints.save(learned_state(state), meta)
+                    if (
+                        sample and not ended
+                    ):  # After the checkpoint, which it could cost; killed between, it comes later.
+                        log.say(samples.add(lora.merged(state.params, config.lora), step))
                     sessions.note(step)
                     picture.draw(log.rows)
                     clock.resume(step)
 
+            row = next((row for row in reversed(log.rows) if "validation_loss" in row), {})
             if step == start:  # Nothing was left to do: say how the model stands.
-                row = evaluate(state.params, step, clock.total)
                 log.say(f"{run_dir} is at step {step} of {training.steps}: nothing was trained")
-                log.say(validation_line(row))
-                if not (run_dir / "report.md").exists():  # It was killed between its last checkpoint and this.
-                    report(step)
-            else:
-                row = next(row for row in reversed(log.rows) if "validation_loss" in row)
-                report(step)
-            if stop:
+                if evaluate:
+                    row = evaluate(state.params, step, clock.total)
+                    log.say(validation_line(row))
+            # What was killed between its last checkpoint and this has no report yet.
+            if step > start or not (run_dir / "report.md").exists():
+                report(step, ended)
+            if ended:
+                log.say(ended)
+            params, params_step = lora.merged(state.params, config.lora), step
+            if step == training.steps or ended:
+                params, params_step = final_params(config, place, checkpoints, params, step)
+                if params_step != step:
+                    log.say(f"best: {run_dir}/checkpoints/{params_step}, which `gpt2jax generate --model` takes")
+                if samples.wanted_at_end() and samples.lacks(params_step, final=True):
+                    log.say(samples.add(params, params_step, final=True))
+            elif stop:
                 log.say(
                     f"stopped at step {step} by {stop[0].name}; resume with: gpt2jax train --resume {run_dir}, or the"
                     " same command"
                 )
     return Result(
-        step, stop[0] if stop else None, state.params, encoding, row["validation_loss"], row.get("bits_per_byte")
+        step=step,
+        stopped_by=stop[0] if stop else None,
+        params=params,
+        params_step=params_step,
+        encoding=encoding,
+        validation_loss=row.get("validation_loss"),
+        bits_per_byte=row.get("bits_per_byte"),
+        ended_early=bool(ended),
     )
 
 

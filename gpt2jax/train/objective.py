@@ -48,6 +48,14 @@ def loss_sum(
     return total, jnp.sum(weights_BT)
 
 
+def tokens_and_weights(window: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """Tokens [B, T + 1] and target weights [B, T] of a batch's windows: [B, T + 1], without weights, or
+    [B, 2, T + 1], as :class:`gpt2jax.data.documents.DocumentWindows` makes them."""
+    if window.ndim == 2:
+        return window, None
+    return window[:, 0], window[:, 1, 1:].astype(jnp.float32)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _cross_entropy(
     x_BTD: jax.Array,

@@ -1,13 +1,14 @@
 """The optimizer: AdamW, Muon or Lion behind gradient clipping, and the learning rate's course."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gpt2jax import parameters
+from gpt2jax import lora, parameters
 from gpt2jax.config import Config
 from gpt2jax.parameters import Parameter
 from gpt2jax.partition import Partition
@@ -47,7 +48,8 @@ def make_optimizer(config: Config, place: Partition | None = None) -> optax.Grad
     """
     settings, rate = config.optimizer, schedule(config)
     # By name, from the table: by rank, the stacked biases and layer norms would decay too.
-    decay = parameters.tree(lambda parameter: parameter.decay)
+    rows = lora.rows(config.lora) or parameters.TABLE
+    decay = parameters.tree(lambda parameter: parameter.decay, rows)
     adamw = optax.adamw(
         rate, settings.beta1, settings.beta2, settings.epsilon, weight_decay=settings.weight_decay, mask=decay
     )
@@ -61,16 +63,18 @@ def make_optimizer(config: Config, place: Partition | None = None) -> optax.Grad
             return "frozen"
         return "adamw" if settings.name == "muon" and not parameter.inputs else settings.name
 
-    labels = parameters.tree(kind)
+    labels = parameters.tree(kind, rows)
     if settings.name == "muon":
-        kinds["muon"] = _muon(config, labels, place)
+        kinds["muon"] = _muon(config, labels, place, rows)
     used = set(jax.tree.leaves(labels))
     # One kind alone is not wrapped: its state is that of runs from before there were others.
     optimizer = kinds[settings.name] if used == {settings.name} else optax.partition(kinds, labels)
     return optax.chain(optax.clip_by_global_norm(settings.clip_norm), optimizer) if settings.clip_norm else optimizer
 
 
-def _muon(config: Config, labels: Any, place: Partition | None) -> optax.GradientTransformation:
+def _muon(
+    config: Config, labels: Any, place: Partition | None, table: Sequence[Parameter]
+) -> optax.GradientTransformation:
     """Muon for the leaves of that label, each matrix of a stacked kernel by itself.
 
     Each device orthogonalises whole layers of its own, where their number allows: left to the compiler, every device
@@ -79,9 +83,11 @@ def _muon(config: Config, labels: Any, place: Partition | None) -> optax.Gradien
     settings = config.optimizer
     masked = optax.MaskedNode()
     dimensions = jax.tree.map(
-        lambda label, found: found if label == "muon" else masked, labels, parameters.tree(muon_dimensions)
+        lambda label, found: found if label == "muon" else masked, labels, parameters.tree(muon_dimensions, table)
     )
-    rows = jax.tree.map(lambda label, row: row if label == "muon" else masked, labels, parameters.tree(lambda row: row))
+    rows = jax.tree.map(
+        lambda label, row: row if label == "muon" else masked, labels, parameters.tree(lambda row: row, table)
+    )
 
     def one(update: jax.Array, axes: optax.contrib.MuonDimensionNumbers, row: Parameter) -> jax.Array:
         path = place.by_layers(row.axes, update.shape[0]) if place else []

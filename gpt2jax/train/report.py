@@ -13,7 +13,7 @@ from gpt2jax.footprint import energy
 from gpt2jax.risks import RISKS
 from gpt2jax.train.rows import Row, mean_mfu
 from gpt2jax.train.sessions import Session
-from gpt2jax.train.utilization import FLOPS_CONVENTION, Utilization
+from gpt2jax.train.utilization import Utilization
 
 
 def write_report(
@@ -41,7 +41,8 @@ def write_report(
     steps, seconds = int(last["step"]), last["train_seconds"]
     training = config.training
     tokens = training.tokens_before(steps, config.model.n_ctx)
-    flops = tokens * parameters.train_flops_per_token(config.model, config.model.n_ctx)
+    utilization = Utilization(config, mesh)
+    flops = tokens * utilization.flops_per_token
     lines = [
         f"# Run {training.run_dir}",
         "",
@@ -65,8 +66,8 @@ def write_report(
         f" mesh {', '.join(f'{name} {size}' for name, size in mesh.shape.items())} |",
         f"| attention | {attention} |",
         f"| training time | {seconds / 3600:.4f} h, without compilation, validation, checkpoints and samples |",
-        f"| compute | {flops:.3e} FLOP: {FLOPS_CONVENTION} |",
-        f"| MFU | {_mfu(rows, Utilization(config.model, mesh))} |",
+        f"| compute | {flops:.3e} FLOP: {utilization.flops_convention} |",
+        f"| MFU | {_mfu(rows, utilization)} |",
         f"| versions | {', '.join(f'{name} {version}' for name, version in runtime.versions().items())} |",
         f"| git commit | {_git_commit()} |",
         "",

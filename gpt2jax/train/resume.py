@@ -6,6 +6,7 @@ from pathlib import Path
 import tiktoken
 
 from gpt2jax import config as settings
+from gpt2jax import lora
 from gpt2jax.config import Config
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import write_text
@@ -26,7 +27,7 @@ def write_config(config: Config, run_dir: Path) -> None:
 def check_resumable(config: Config, meta: Meta, encoding: tiktoken.Encoding, run_dir: Path) -> None:
     """Refuse to go on from a checkpoint of another model or vocabulary, or from past the end."""
     # How the model is computed may change between sessions; what it is may not.
-    for name in ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "layer_norm_epsilon"):
+    for name in settings.SIZES:
         ours, theirs = getattr(config.model, name), getattr(meta.model, name)
         if ours != theirs:
             raise GPT2JaxError(
@@ -36,10 +37,13 @@ def check_resumable(config: Config, meta: Meta, encoding: tiktoken.Encoding, run
     _check_vocabulary(config, encoding, meta.encoding, f"the checkpoints in {run_dir}")
     recorded = run_dir / "config.yaml"
     before = settings.load(recorded) if recorded.exists() else config
-    # What the optimizer's state holds hangs on these two.
+    # What the state holds, and means, hangs on these.
     for name, ours, theirs in (
         ("optimizer.name", config.optimizer.name, before.optimizer.name),
         ("training.freeze", sorted(frozen_rows(config)), sorted(frozen_rows(before))),
+        ("lora.rank", config.lora.rank, before.lora.rank),
+        ("lora.alpha", config.lora.alpha, before.lora.alpha),
+        ("lora.targets", _paths(config), _paths(before)),
     ):
         if ours != theirs:
             raise GPT2JaxError(
@@ -56,6 +60,10 @@ def check_resumable(config: Config, meta: Meta, encoding: tiktoken.Encoding, run
         raise GPT2JaxError(f"training.steps: {config.training.steps}: {run_dir} has a checkpoint of step {meta.step}")
 
 
+def _paths(config: Config) -> list[str]:
+    return [row.path for row in lora.targets(config.lora)]
+
+
 def resume_notes(config: Config, meta: Meta, run_dir: Path) -> list[str]:
     """What to say of the checkpoint that a run goes on from: what it cannot vouch for, what has changed since."""
     notes = []
@@ -65,8 +73,8 @@ def resume_notes(config: Config, meta: Meta, run_dir: Path) -> list[str]:
     if recorded.exists():
         before = settings.load(recorded)
         # Where and how long a run goes on is its own affair; what it computes with is worth a line.
-        free = {"run_dir", "steps", "init_from", "keep_last", "keep_best", "keep_every", "wandb", "sample_interval"}
-        free |= {"device_watts", "grid_gco2_per_kwh", "cloud_provider", "compute_region"}
+        free = {"run_dir", "steps", "init_from", "export", "keep_last", "keep_best", "keep_every"}
+        free |= {"wandb", "sample_interval", "device_watts", "grid_gco2_per_kwh", "cloud_provider", "compute_region"}
         changed = [
             f"{section}.{field.name} {getattr(old, field.name)} -> {getattr(new, field.name)}"
             for section in ("model", "data", "optimizer", "training")

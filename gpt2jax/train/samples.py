@@ -17,6 +17,7 @@ from gpt2jax.partition import Partition
 
 SAMPLES_FILE = "samples.txt"
 _HEADING = "######## step "
+_FINAL = ", at the end"
 
 # Of parameters, on a mesh or (None) on the host: all samples as a person reads them, and the first one alone.
 Draw = Callable[[Params, tiktoken.Encoding, Partition | None], tuple[str, str]]
@@ -47,22 +48,27 @@ class Samples:
             self._text = kept
 
     def due(self, step: int) -> bool:
-        """Whether to write after this step. Several processes do it when they were asked to, not at the end alone."""
+        """Whether to write after this step."""
         interval = self._training.sample_interval
-        if self._draw is None or not step:
-            return False
-        at_end = step == self._training.steps and (interval or jax.process_count() == 1)
-        return bool(at_end or (interval and step % interval == 0))
+        return bool(self._draw and interval and step and step % interval == 0)
 
-    def missed(self, step: int) -> bool:
-        """Whether the run was killed between the checkpoint of this step and its samples."""
-        return self.due(step) and not everywhere(not is_primary() or f"\n{_heading(step)}" in f"\n{self._text}")
+    def wanted_at_end(self) -> bool:
+        """Several processes write when they were asked to, not at the end alone."""
+        return bool(self._draw and (self._training.sample_interval or jax.process_count() == 1))
 
-    def add(self, params: Params, step: int) -> str:
+    def lacks(self, step: int, final: bool = False) -> bool:
+        """Whether the file lacks the samples of this step: the run was killed between checkpoint and samples."""
+        return not everywhere(not is_primary() or f"\n{_heading(step, final)}" in f"\n{self._text}")
+
+    def add(self, params: Params, step: int, final: bool = False) -> str:
         """Write samples of the parameters after ``step``. Every process of several must call this.
 
+        Args:
+            params: the table's, with adapters merged.
+            final: whether the run has ended.
+
         Returns:
-            What to show of them: the first, after the last step all.
+            What to show of them: the first, at the end all.
         """
         assert self._draw is not None
         if jax.process_count() == 1:
@@ -74,18 +80,18 @@ class Samples:
             whole, first = self._draw(params, self._encoding, None)
         # Text that looks like a heading of ours is not to be taken for one.
         body = re.sub(f"^(?={re.escape(_HEADING)})", " ", whole, flags=re.MULTILINE)
-        self._text += f"{_heading(step)}{body}\n"
+        self._text += f"{_heading(step, final)}{body}\n"
         write_text(self._path, self._text)
-        return whole.rstrip("\n") if step == self._training.steps else f"step {step:>6}  sample: {first}"
+        return whole.rstrip("\n") if final else f"step {step:>6}  sample: {first}"
 
 
-def _heading(step: int) -> str:
-    return f"{_HEADING}{step}\n"
+def _heading(step: int, final: bool) -> str:
+    return f"{_HEADING}{step}{_FINAL if final else ''}\n"
 
 
 def _up_to(text: str, step: int) -> str:
     """The part of a file that was written up to ``step``."""
-    for heading in re.finditer(rf"^{re.escape(_HEADING)}(\d+)$", text, re.MULTILINE):
+    for heading in re.finditer(rf"^{re.escape(_HEADING)}(\d+)({_FINAL})?$", text, re.MULTILINE):
         if int(heading[1]) > step:
             return text[: heading.start()]
     return text

@@ -1,6 +1,7 @@
 """The training step: one jitted, donated function from state and batch to state and metrics."""
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gpt2jax import parameters, partition
-from gpt2jax.config import Config, ModelConfig
+from gpt2jax import digest, lora, parameters, partition
+from gpt2jax.config import Config, LoraConfig, ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition, Rules, check_whole, make_mesh
 from gpt2jax.train import freezing, guard
 from gpt2jax.train.guard import Guard
-from gpt2jax.train.objective import loss_sum
+from gpt2jax.train.objective import loss_sum, tokens_and_weights
 from gpt2jax.train.optimizer import at_step, make_optimizer, schedule
 
 Metrics = dict[str, jax.Array]
@@ -29,13 +30,14 @@ class TrainState:
     step: jax.Array
     """int32: steps done. Batch, dropout and learning rate of the next step are functions of it."""
     params: Params
+    """The table's tree, and under ``lora`` the adapters, if there are any: then they alone change."""
     opt_state: Any
     guard: Guard
 
 
 def _beside(config: Config, params: Params) -> tuple[jax.Array, Any, Guard]:
     """What the state of step 0 holds beside parameters: step, optimizer's state and guard."""
-    return jnp.zeros((), jnp.int32), make_optimizer(config).init(params), Guard.fresh()
+    return jnp.zeros((), jnp.int32), make_optimizer(config).init(lora.split(params)[0]), Guard.fresh()
 
 
 def _fresh(config: Config, params: Params) -> TrainState:
@@ -63,9 +65,10 @@ def make_place(config: Config, devices: Sequence[Any] | None = None) -> Partitio
 
 def abstract_state(config: Config, place: Partition) -> TrainState:
     """Shape, dtype and sharding of every leaf of the state, without memory."""
-    params = parameters.abstract(config.model)
+    params = parameters.abstract(config.model) | lora.abstract(config.lora, config.model)
     state = jax.eval_shape(lambda params: _fresh(config, params), params)
-    shardings = partition.like(state, params, place.params(), place.sharding())
+    places = place.params() | lora.shardings(config.lora, place)
+    shardings = partition.like(state, params, places, place.sharding())
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state, shardings
     )
@@ -75,44 +78,65 @@ def init_state(config: Config, place: Partition, params: Params | None = None) -
     """The state of step 0, each shard made on the device where it stays; the same numbers on any mesh.
 
     Args:
-        params: to start from, on ``place``; by default fresh ones.
+        params: to start from, on ``place``, the table's; by default fresh ones. Adapters are always fresh.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, place))
     if params is not None:  # Not through one function with the rest: it would copy them.
+        make = jax.jit(_adapters, static_argnames="config", out_shardings=lora.shardings(config.lora, place))
+        params = params | make(config=config)
         out_shardings = (shardings.step, shardings.opt_state, shardings.guard)
         step, opt_state, fresh = jax.jit(lambda params: _beside(config, params), out_shardings=out_shardings)(params)
         return TrainState(step, params, opt_state, fresh)
 
     def init(key: jax.Array) -> TrainState:
-        return _fresh(config, parameters.init(key, config.model))
+        return _fresh(config, parameters.init(key, config.model) | _adapters(config))
 
     return jax.jit(init, out_shardings=shardings)(jax.random.key(config.training.seed))
+
+
+def _adapters(config: Config) -> Params:
+    key = jax.random.fold_in(jax.random.key(config.training.seed), zlib.crc32(b"lora"))
+    return lora.init(key, config.lora, config.model)
 
 
 def make_gradient(
     config: Config, place: Partition
 ) -> Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, Params]]:
-    """The loss (nats per token) of a step's windows [A, B, T + 1] and its gradient, of parameters and step."""
+    """The loss (nats per token) of a step's windows and its gradient, of parameters and step.
+
+    Windows are [A, B, T + 1], or [A, B, 2, T + 1] with what of them teaches. The gradient is by what is learned alone:
+    where there are adapters, by them (:func:`gpt2jax.lora.split`).
+    """
     chunk, dropout, seed = config.training.loss_chunk, config.model.dropout, config.training.seed
 
     def gradient(params: Params, step: jax.Array, windows_ABT1: jax.Array) -> tuple[jax.Array, Params]:
         step_key = jax.random.fold_in(jax.random.key(seed), step)
+        learned, held = lora.split(params)
 
-        def loss_of_micro_batch(params: Params, index: jax.Array, window_BT1: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def loss_of_micro_batch(learned: Params, index: jax.Array, window: jax.Array) -> tuple[jax.Array, jax.Array]:
             key = jax.random.fold_in(step_key, index) if dropout else None
-            return loss_sum(params, window_BT1, config.model, chunk=chunk, partition=place, dropout_key=key)
+            window_BT1, weights_BT = tokens_and_weights(window)
+            return loss_sum(
+                lora.scaled(held | learned, config.lora),
+                window_BT1,
+                config.model,
+                chunk=chunk,
+                weights_BT=weights_BT,
+                partition=place,
+                dropout_key=key,
+            )
 
         of_one = jax.value_and_grad(loss_of_micro_batch, has_aux=True)
         micro_batches = windows_ABT1.shape[0]
         if micro_batches == 1:
-            (total, count), grads = of_one(params, jnp.zeros((), jnp.int32), windows_ABT1[0])
+            (total, count), grads = of_one(learned, jnp.zeros((), jnp.int32), windows_ABT1[0])
         else:
 
             def accumulate(sums: Any, xs: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
-                (total, count), grads = of_one(params, *xs)
+                (total, count), grads = of_one(learned, *xs)
                 return jax.tree.map(jnp.add, sums, (total, count, grads)), None
 
-            zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+            zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, learned))
             (total, count, grads), _ = jax.lax.scan(accumulate, zeros, (jnp.arange(micro_batches), windows_ABT1))
         return total / count, jax.tree.map(lambda grad: grad / count, grads)
 
@@ -122,26 +146,28 @@ def make_gradient(
 def make_train_step(config: Config, place: Partition) -> jax.stages.Wrapped:
     """The jitted step. Its state argument is donated: use only the one it returns.
 
-    The step takes windows [A, B, T + 1] of integer tokens, A micro-batches of B sequences, and returns float32
-    scalars: ``loss`` (nats per token, before the update), ``grad_norm`` (global, before clipping), ``learning_rate``;
-    ``skipped``: 1 when the step was skipped, ``skipped_in_a_row`` and ``skipped_in_all``. A skipped step leaves
-    parameters and the optimizer's state as they were, and counts as a step. With ``training.spike_z``: ``spike_z``, as
-    :func:`guard.judge` finds it. With ``training.log_norms``: the norms of gradient (before clipping) and update, as
-    ``grad_norm/PATH`` and ``update_norm/PATH`` for each row of the parameter table.
+    The step takes windows [A, B, T + 1] of integer tokens, A micro-batches of B sequences (or [A, B, 2, T + 1], as
+    :class:`gpt2jax.data.documents.DocumentWindows` makes them), and returns float32 scalars: ``loss`` (nats per token,
+    before the update), ``grad_norm`` (global, before clipping), ``learning_rate``; ``skipped``: 1 when the step was
+    skipped, ``skipped_in_a_row`` and ``skipped_in_all``. A skipped step leaves parameters and the optimizer's state as
+    they were, and counts as a step. With ``training.spike_z``: ``spike_z``, as :func:`guard.judge` finds it. With
+    ``training.log_norms``: the norms of gradient (before clipping) and update, as ``grad_norm/PATH`` and
+    ``update_norm/PATH`` for each leaf that is learned.
     """
     optimizer, rate, training = make_optimizer(config, place), schedule(config), config.training
     gradient = make_gradient(config, place)
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, place))
 
     def step(state: TrainState, windows_ABT1: jax.Array) -> tuple[TrainState, Metrics]:
+        learned, held = lora.split(state.params)
         loss, grads = gradient(state.params, state.step, windows_ABT1)
         grads = freezing.only_trained(config, grads)
         watched = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
         skip, z = guard.judge(state.guard, watched, training)
         with jax.numpy_dtype_promotion("standard"):  # Optax mixes floats and integer step counts.
-            updates, opt_state = optimizer.update(grads, at_step(state.opt_state, state.step), state.params)
+            updates, opt_state = optimizer.update(grads, at_step(state.opt_state, state.step), learned)
             learning_rate = jnp.asarray(rate(state.step), jnp.float32)
-        params = freezing.keep(config, state.params, optax.apply_updates(state.params, updates))
+        params = freezing.keep(config, learned, optax.apply_updates(learned, updates))
         after = guard.note(state.guard, skip, watched)
         metrics = watched | {
             "learning_rate": learning_rate,
@@ -154,7 +180,7 @@ def make_train_step(config: Config, place: Partition) -> jax.stages.Wrapped:
         if training.log_norms:
             done = guard.unless(skip, updates, jax.tree.map(jnp.zeros_like, updates))
             metrics |= norms("grad_norm", grads) | norms("update_norm", freezing.only_trained(config, done))
-        params = guard.unless(skip, params, state.params)
+        params = held | guard.unless(skip, params, learned)
         opt_state = guard.unless(skip, opt_state, state.opt_state)
         return TrainState(state.step + 1, params, opt_state, after), metrics
 
@@ -177,16 +203,18 @@ def lower_step(config: Config, place: Partition) -> tuple[TrainState, Any]:
 
 def norms(name: str, tree: Params) -> Metrics:
     """The norm of each leaf of a tree in the layout of the parameters."""
-    return {f"{name}/{row.path}": optax.tree.norm(parameters.at(tree, row)) for row in parameters.TABLE}
+    return {f"{name}/{path}": optax.tree.norm(leaf) for path, leaf in digest.paths(tree).items()}
 
 
 def make_eval_step(
-    config: ModelConfig, place: Partition, chunk: int
+    config: ModelConfig, place: Partition, chunk: int, adapters: LoraConfig | None = None
 ) -> Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     """Jitted sum of losses in nats and number of tokens over windows [B, T + 1] with target weights [B, T]."""
+    adapters = adapters or LoraConfig()
 
     def evaluate(params: Params, window_BT1: jax.Array, weights_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+        params = lora.scaled(params, adapters)
         return loss_sum(params, window_BT1, config, chunk=chunk, weights_BT=weights_BT, partition=place)
 
-    batch = place.sharding("batch", None)
-    return jax.jit(evaluate, in_shardings=(place.params(), batch, batch), out_shardings=place.sharding())
+    batch, params = place.sharding("batch", None), place.params() | lora.shardings(adapters, place)
+    return jax.jit(evaluate, in_shardings=(params, batch, batch), out_shardings=place.sharding())

@@ -2,19 +2,26 @@
 
 from jax.sharding import Mesh
 
-from gpt2jax import parameters
+from gpt2jax import lora, parameters
 from gpt2jax.chips import known_chip
-from gpt2jax.config import ModelConfig
-
-FLOPS_CONVENTION = "6 N + 12 n_layer n_embd n_ctx per token, N without positions, attention counted as not causal"
+from gpt2jax.config import Config
 
 
 class Utilization:
     """MFU on one mesh (Chowdhery et al. 2022, appendix B), where a peak is listed for its devices."""
 
-    def __init__(self, config: ModelConfig, mesh: Mesh) -> None:
+    def __init__(self, config: Config, mesh: Mesh) -> None:
         self.kind, self.devices = mesh.devices.flat[0].device_kind, mesh.devices.size
-        self.flops_per_token = parameters.train_flops_per_token(config, config.n_ctx)
+        model = config.model
+        self.flops_per_token = parameters.train_flops_per_token(model, model.n_ctx)
+        terms = "6 N"
+        if config.lora.rank:  # Weights that stay as they are have no gradient: a third of their products.
+            held = parameters.count(model) - model.n_ctx * model.n_embd
+            self.flops_per_token += 6.0 * lora.count(config.lora, model) - 2.0 * held
+            terms = "4 N + 6 N of adapters"
+        self.flops_convention = (
+            f"{terms} + 12 n_layer n_embd n_ctx per token, N without positions, attention counted as not causal"
+        )
         chip = known_chip(self.kind)
         self.peak_tflops = chip.peak_tflops if chip else None
 
@@ -28,7 +35,7 @@ class Utilization:
         if self.peak_tflops is None:
             return f"unknown: no peak is listed for {self.kind!r}"
         return (
-            f"FLOP of the model ({FLOPS_CONVENTION}), as a share of {self.peak_tflops:g} TFLOP/s per device: its"
+            f"FLOP of the model ({self.flops_convention}), as a share of {self.peak_tflops:g} TFLOP/s per device: its"
             " dense peak in 16 bits"
         )
 

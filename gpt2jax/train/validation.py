@@ -6,9 +6,10 @@ import jax
 import numpy as np
 
 from gpt2jax.config import Config
-from gpt2jax.data.pipeline import TokenWindows, validation_windows
+from gpt2jax.data.pipeline import validation_windows
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
+from gpt2jax.train.corpus import Corpus
 from gpt2jax.train.rows import Row
 from gpt2jax.train.step import make_eval_step
 
@@ -16,13 +17,12 @@ from gpt2jax.train.step import make_eval_step
 class Evaluator:
     """Validation over windows that are the same every time."""
 
-    def __init__(
-        self, config: Config, place: Partition, held_out: TokenWindows, batch: int, bytes_per_token: float | None
-    ) -> None:
-        self.windows, self.batch, self.bytes_per_token = held_out, batch, bytes_per_token
+    def __init__(self, config: Config, place: Partition, corpus: Corpus, batch: int) -> None:
+        assert corpus.held_out is not None
+        self.windows, self.batch, self.bytes_per_token = corpus.held_out, batch, corpus.bytes_per_token
         self.batches = config.training.eval_batches
         self.sharding = place.sharding("batch", None)
-        self.step = make_eval_step(config.model, place, config.training.loss_chunk)
+        self.step = make_eval_step(config.model, place, config.training.loss_chunk, config.lora)
 
     def __call__(self, params: Params, step: int, train_seconds: float) -> Row:
         total = count = 0.0

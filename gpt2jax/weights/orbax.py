@@ -7,7 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from gpt2jax import checkpoint, parameters
+from gpt2jax import checkpoint, lora, parameters
+from gpt2jax.base import find_base
 from gpt2jax.config import ModelConfig
 from gpt2jax.parameters import Parameter, Params
 from gpt2jax.partition import Partition
@@ -18,7 +19,10 @@ from gpt2jax.weights.weights import NO_CHECKSUM, Origin, Weights, unpadded
 
 
 class StoredWeights(Weights):
-    """The parameters of a checkpoint; when read layer by layer, one parameter is on the host at a time."""
+    """The parameters of a checkpoint; when read layer by layer, one parameter is on the host at a time.
+
+    Adapters (:mod:`gpt2jax.lora`) are merged into their kernels.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the newest checkpoint of a run, or one checkpoint.
@@ -32,6 +36,8 @@ class StoredWeights(Weights):
         unknown = None if meta.encoding else "the checkpoint does not say which vocabulary its tokens are of"
         note = NO_CHECKSUM if meta.leaves is None else "the digests of all parameters are compared"
         self.origin = Origin("orbax", str(self.path), meta.model, meta.encoding, (note,), unknown)
+        self._adapters = meta.adapters
+        self._base = self.path if meta.adapters is None else find_base(self.path, meta.adapters)
         self._lock = threading.Lock()
         self._held: tuple[str, np.ndarray] | None = None
 
@@ -39,15 +45,23 @@ class StoredWeights(Weights):
         with self._lock:
             if self._held is None or self._held[0] != parameter.path:
                 self._held = None
-                self._held = parameter.path, checkpoint.restore_array(self.path, parameter.path)
+                self._held = parameter.path, self._restore(parameter)
             array = self._held[1]
         return array[layer] if parameter.stacked else unpadded(array, parameter, self.config)
+
+    def _restore(self, parameter: Parameter) -> np.ndarray:
+        array = checkpoint.restore_array(self._base, parameter.path)
+        if self._adapters is None or parameter not in lora.targets(self._adapters.config):
+            return array
+        path = f"{lora.KEY}/{parameter.path.removesuffix('/kernel')}"
+        a, b = (checkpoint.restore_array(self.path, f"{path}/{name}") for name in ("a", "b"))
+        return array + lora.delta(a, b, self._adapters.config)
 
     def load(
         self, place: Partition, config: ModelConfig, dtype: Callable[[Parameter], DType], report: Report, stacked: bool
     ) -> Params:
         """Read straight to the shards, all parameters at once, where shapes are those on disk."""
-        if config.n_ctx != self.config.n_ctx or not stacked:
+        if config.n_ctx != self.config.n_ctx or not stacked or self._adapters is not None:
             return super().load(place, config, dtype, report, stacked)
         abstract = parameters.tree(
             lambda row: jax.ShapeDtypeStruct(

@@ -112,6 +112,7 @@ def test_characters_have_the_alphabet_of_the_corpus(tmp_path: Path) -> None:
     found = sorted((tokens(tmp_path / "out", meta, "train"), tokens(tmp_path / "out", meta, "validation")))
     assert found == [[0, 0, 1], [3, 2, 4]]
     assert meta.encoding().decode([3, 2, 4]) == "dcü"
+    assert meta.validation is not None
     assert {meta.train.bytes, meta.validation.bytes} == {3, 4}
 
 
@@ -127,6 +128,7 @@ def test_nanogpt_shakespeare(tmp_path: Path, name: str, end_of_text: bool, train
     """The counts in nanoGPT's data/shakespeare_char/prepare.py and data/shakespeare/prepare.py."""
     source = str(shared_data("tinyshakespeare.txt"))
     meta = quiet([source], tmp_path / "out", tokenizer=name, split="tail", end_of_text=end_of_text)
+    assert meta.validation is not None
     assert (meta.train.tokens, meta.validation.tokens) == (train, validation)
     assert meta.n_vocab == (65 if name == "characters" else 50257)
     assert meta.train.bytes + meta.validation.bytes == 1_115_394
@@ -135,6 +137,7 @@ def test_nanogpt_shakespeare(tmp_path: Path, name: str, end_of_text: bool, train
 def test_pydoc_fills_both_splits(tmp_path: Path) -> None:
     meta = quiet(["pydoc"], tmp_path / "pydoc")
     assert meta.train.documents > 60
+    assert meta.validation is not None
     assert meta.validation.documents >= 7
     assert meta.train.tokens == meta.train.bytes + meta.train.documents
 
@@ -234,7 +237,7 @@ def test_a_bar_is_drawn_on_a_terminal(
         (["only one"], {"validation_fraction": 0.5}, r"no documents among the corpus's 1: .*--split tail"),
         (LETTERS[:3], {"validation_fraction": 0.001}, r"validation: no documents among the corpus's 3"),
         (["a"], {"split": "tail"}, r"train: no documents among the corpus's 1"),
-        (LETTERS, {"validation_fraction": 0.0}, r"validation fraction: 0\.0: should be above 0 and at most 0\.5"),
+        (LETTERS, {"validation_fraction": -0.1}, r"validation fraction: -0\.1: should be at least 0 and at most 0\.5"),
         (LETTERS, {"validation_fraction": 0.6}, r"validation fraction: 0\.6: should be"),
         (LETTERS, {"seed": -1}, r"seed: -1: should be at least 0"),
         (LETTERS, {"shard_tokens": 0, "format": "llmc"}, r"shard tokens: 0: should be from 1"),

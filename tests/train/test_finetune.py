@@ -1,0 +1,191 @@
+"""Fine-tuning as a user does it: one command, from weights of any form and a text."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt2jax import config as settings
+from gpt2jax import tokenizer
+from gpt2jax.checkpoint import read_meta
+from gpt2jax.cli import main
+from gpt2jax.config import Config, LoraConfig, ModelConfig
+from gpt2jax.data.meta import read_meta as read_corpus
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.train.corpus import open_corpus
+from gpt2jax.train.loop import train
+from gpt2jax.train.patience import is_best, out_of_patience
+from gpt2jax.train.runlog import Row, read_rows
+from gpt2jax.weights.sources import load
+from gpt2jax.weights.weights import Format
+from tests.helpers import by_path, distance
+from tests.weights.helpers import held, same, write
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+MODEL = ModelConfig(n_vocab=257, n_ctx=32, n_embd=32, n_head=4, n_layer=2)
+WEIGHTS = held(MODEL, encoding=tokenizer.byte_level())
+TEXT = "".join(f"{number} times {number} is {number * number}.\n" for number in range(300))
+QUICK = [
+    "--training.steps=6", "--training.batch-size=8", "--training.micro-batches=1", "--training.eval-interval=2",
+    "--training.eval-batches=1", "--training.checkpoint-interval=6", "--training.log-interval=1",
+    "--sampling.max-new-tokens=4", "--optimizer.learning-rate=3e-3", "--optimizer.warmup-steps=0",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPT2JAX_CACHE", str(tmp_path / "cache"))
+    Path("book.txt").write_text(TEXT)
+    return tmp_path
+
+
+def run(recipe: str, source: Path | str, *args: str) -> int:
+    return main(["train", str(CONFIGS / "finetune" / recipe), "--init-from", str(source), *QUICK, *args])
+
+
+def losses(run_dir: str) -> list[float]:
+    return [row["loss"] for row in read_rows(run_dir) if "loss" in row]
+
+
+@pytest.mark.parametrize("to", ["huggingface", "openai", "nanogpt", "orbax", "llmc"])
+def test_from_weights_of_any_form_to_any_form(folder: Path, capsys: pytest.CaptureFixture[str], to: Format) -> None:
+    source = write(WEIGHTS, folder, to)
+    # What these two hold does not say which vocabulary it is in, when it is not GPT-2's.
+    named = ["--data.tokenizer", "bytes"] if to in ("nanogpt", "llmc") else []
+    assert run("text.yaml", source, "--data", "book.txt", "--export", to, *named) == 0
+    out = capsys.readouterr().out
+    assert "prepared book.txt" in out
+    assert out.index("memory, estimated:") < out.index("step      1/6")
+    assert "SAMPLE 3" in out
+    assert "SAMPLE 3" in Path("runs/finetune/samples.txt").read_text(encoding="utf-8")
+    found = losses("runs/finetune")
+    assert found[-1] < found[0]
+    suffix = ".bin" if to == "llmc" else ""
+    exported = load(Path("runs/finetune/export") / f"{to}{suffix}")
+    assert same(exported.params, load("runs/finetune").params)
+    assert not same(exported.params, WEIGHTS.params)  # Twin: it has learned.
+    assert settings.load("runs/finetune/config.yaml").model.n_embd == MODEL.n_embd
+
+
+def test_the_same_command_goes_on_and_notices_another_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(WEIGHTS, folder, "huggingface")
+    args = ["text.yaml", source, "--data", "book.txt", "--model.n-ctx", "16"]
+    assert run(*args, "--training.steps=2") == 0  # type: ignore[arg-type]
+    assert settings.load("runs/finetune/config.yaml").model.n_ctx == 16
+    made = Path("runs/finetune/data/train.bin").stat().st_mtime_ns
+    capsys.readouterr()
+    Path("book.txt").write_text(TEXT + "more")
+    assert run(*args) == 2  # type: ignore[arg-type]
+    assert "book.txt: it, or data.validation_fraction, has changed since" in capsys.readouterr().err
+    Path("book.txt").unlink()
+    assert run(*args) == 0  # type: ignore[arg-type]
+    out = capsys.readouterr().out
+    assert "book.txt: is gone; going on with what was made of it" in out
+    assert "resumed runs/finetune at step 2 of 6" in out
+    assert Path("runs/finetune/data/train.bin").stat().st_mtime_ns == made
+
+
+def test_a_text_too_small_to_hold_any_out_is_trained_on_whole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(WEIGHTS, folder, "huggingface")
+    Path("book.txt").write_text(TEXT[:200])
+    args = ["text.yaml", source, "--data", "book.txt"]
+    assert run(*args) == 2  # type: ignore[arg-type]
+    assert "training.patience: 5: waits for a validation loss" in capsys.readouterr().err
+    assert run(*args, "--training.patience", "0") == 0  # type: ignore[arg-type]
+    out = capsys.readouterr().out
+    assert "too small to hold out a validation set" in out
+    assert "no validation tokens" in out
+    assert "validation loss" not in out.split("SAMPLE", 1)[1]
+    meta = read_corpus(Path("runs/finetune/data"))
+    assert meta is not None
+    assert (meta.train.bytes, meta.validation) == (200, None)
+
+
+def test_a_lora_run_resumes_generates_and_exports(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(WEIGHTS, folder, "huggingface")
+    args = ["lora.yaml", source, "--data", "book.txt"]
+    assert run(*args, "--training.run-dir=whole", "--export", "huggingface") == 0  # type: ignore[arg-type]
+    assert run(*args, "--training.run-dir=halves", "--training.steps=2", "--optimizer.decay-steps=6") == 0  # type: ignore[arg-type]
+    halves, whole = losses("halves"), losses("whole")
+    shutil.rmtree(source)
+    assert main(["train", "--resume", "halves", "--training.steps=6", "--optimizer.decay-steps=6"]) == 0
+    assert losses("halves") == whole != halves
+    assert same(load("halves").params, load("whole").params)
+    assert whole[-1] < whole[0]
+    # Kernels of blocks have changed, and nothing else.
+    for path, leaf in by_path(load("whole").params).items():
+        changed = not np.array_equal(leaf, by_path(WEIGHTS.params)[path])
+        assert changed == path.endswith("/kernel"), path
+    assert same(load("whole/base").params, WEIGHTS.params)
+    assert distance(load("whole/export/huggingface").params, load("whole").params) == 0
+    sizes = {
+        name: sum(file.stat().st_size for file in Path("whole", name).rglob("*") if file.is_file())
+        for name in ("base", "checkpoints/6")
+    }
+    assert read_meta("whole").adapters is not None
+    assert sizes["checkpoints/6"] < 3 * sizes["base"]
+    capsys.readouterr()
+    assert main(["generate", "--model", "whole", "3 times", "--max-new-tokens", "2"]) == 0
+    shutil.move("whole/base", "gone")
+    capsys.readouterr()
+    assert main(["generate", "--model", "whole", "3 times"]) == 2
+    assert "the weights that they belong to should be in" in capsys.readouterr().err
+    shutil.copytree("halves/checkpoints/6", "whole/base/0")
+    assert main(["generate", "--model", "whole", "3 times"]) == 2
+    assert "other weights than those that the adapters" in capsys.readouterr().err
+
+
+def test_completions_alone_teach(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(WEIGHTS, folder, "huggingface")
+    lines = [{"prompt": f"{number} and {number}:", "completion": f" {2 * number}"} for number in range(40)]
+    Path("examples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run("instructions.yaml", source, "--data", "examples.jsonl") == 0
+    found = losses("runs/instructions")
+    assert found[-1] < found[0]
+    assert "bits per byte" not in capsys.readouterr().out
+
+
+def test_patience_is_a_function_of_the_validations() -> None:
+    training = settings.TrainingConfig(patience=2, eval_interval=10, steps=100)
+    found = [4.0, 3.0, 3.5, 3.0, 2.0]
+    rows: list[Row] = []
+    for number, loss in enumerate(found, 1):
+        rows.append({"step": 10.0 * number, "validation_loss": loss})
+        assert is_best(rows, training) == (number in (1, 2, 5))
+        assert bool(out_of_patience(rows, training)) == (number == 4)
+    # One where a run was stopped by hand counts for nothing.
+    rows = [*rows[:2], {"step": 25.0, "validation_loss": 1.0}, *rows[2:4]]
+    assert "the best is 3.0000 nats per token, at step 20" in out_of_patience(rows, training)
+    assert not out_of_patience(rows[:-1], training)
+
+
+def test_a_run_out_of_patience_ends_with_its_best_and_stays_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(WEIGHTS, folder, "huggingface")
+    hot = ["--data=book.txt", "--optimizer.learning-rate=1.0", "--training.patience=2", "--training.steps=40"]
+    args = [*hot, "--training.eval-interval=1", "--training.checkpoint-interval=40", "--export", "orbax"]
+    assert run("text.yaml", source, *args) == 0
+    out = capsys.readouterr().out
+    assert "stopped early at step" in out
+    rows = [row for row in read_rows("runs/finetune") if "validation_loss" in row]
+    best = min(rows, key=lambda row: row["validation_loss"])
+    assert rows[-1]["step"] == best["step"] + 2 < 40
+    assert f"checkpoints/{best['step']}, which" in out
+    assert same(load("runs/finetune/export/orbax").params, load(f"runs/finetune/checkpoints/{best['step']}").params)
+    assert not same(load("runs/finetune/export/orbax").params, load("runs/finetune").params)
+    samples = Path("runs/finetune/samples.txt").read_text(encoding="utf-8")
+    assert run("text.yaml", source, *args) == 0
+    assert "nothing was trained" in capsys.readouterr().out
+    assert Path("runs/finetune/samples.txt").read_text(encoding="utf-8") == samples
+
+
+def test_lora_needs_weights(folder: Path) -> None:
+    Path("shards.txt").write_text(TEXT)
+    config = Config(model=MODEL, lora=LoraConfig(rank=2), data=settings.DataConfig(path="shards.txt"))
+    assert open_corpus(config).held_out is not None
+    with pytest.raises(GPT2JaxError, match=r"lora\.rank: 2: adapts weights that are there"):
+        train(config)
