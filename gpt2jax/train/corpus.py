@@ -57,7 +57,7 @@ def open_corpus(config: Config) -> Corpus:
     held_out = None
     if holds_validation(folder):
         held_out, _, bytes_per_token = open_split(folder, "validation", model.n_ctx, model.n_vocab, data.tokenizer)
-    elif config.training.patience:
+    elif config.training.patience and folder != out:
         raise GPT2JaxError(
             f"training.patience: {config.training.patience}: waits for a validation loss, but {folder} holds nothing"
             " out: should be 0"
@@ -119,7 +119,8 @@ def _too_small(config: Config, meta: Meta) -> list[str]:
     least = "example" if meta.rows == "documents" else f"window of model.n_ctx ({config.model.n_ctx}) + 1 tokens"
     return [
         f"warning: {config.data.path} is too small to hold out a validation set (a share of {wanted:g} of it is less"
-        f" than one {least}): all of it is trained on, there is no validation loss, and nothing tells of over-fitting"
+        f" than one {least}): all of it is trained on, and there is no validation loss that tells of over-fitting"
+        f"{' or that training.patience could wait for' if config.training.patience else ''}"
     ]
 
 
