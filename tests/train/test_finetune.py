@@ -72,16 +72,16 @@ def test_from_weights_of_any_form_to_any_form(folder: Path, capsys: pytest.Captu
 
 def test_the_same_command_goes_on_and_notices_another_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write(WEIGHTS, folder, "huggingface")
-    args = ["text.yaml", source, "--data", "book.txt", "--model.n-ctx", "16"]
-    assert run(*args, "--training.steps=2") == 0  # type: ignore[arg-type]
+    args: list[str] = ["text.yaml", str(source), "--data", "book.txt", "--model.n-ctx", "16"]
+    assert run(*args, "--training.steps=2") == 0
     assert settings.load("runs/finetune/config.yaml").model.n_ctx == 16
     made = Path("runs/finetune/data/train.bin").stat().st_mtime_ns
     capsys.readouterr()
     Path("book.txt").write_text(TEXT + "more")
-    assert run(*args) == 2  # type: ignore[arg-type]
+    assert run(*args) == 2
     assert "book.txt: it, or data.validation_fraction, has changed since" in capsys.readouterr().err
     Path("book.txt").unlink()
-    assert run(*args) == 0  # type: ignore[arg-type]
+    assert run(*args) == 0
     out = capsys.readouterr().out
     assert "book.txt: is gone; going on with what was made of it" in out
     assert "resumed runs/finetune at step 2 of 6" in out
@@ -91,8 +91,8 @@ def test_the_same_command_goes_on_and_notices_another_text(folder: Path, capsys:
 def test_a_text_too_small_to_hold_any_out_is_trained_on_whole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write(WEIGHTS, folder, "huggingface")
     Path("book.txt").write_text(TEXT[:200])
-    args = ["text.yaml", source, "--data", "book.txt"]
-    assert run(*args) == 0  # type: ignore[arg-type]
+    args: list[str] = ["text.yaml", str(source), "--data", "book.txt"]
+    assert run(*args) == 0
     out = capsys.readouterr().out
     assert "too small to hold out a validation set" in out
     assert "no validation loss that tells of over-fitting or that training.patience could wait for" in out
@@ -102,15 +102,15 @@ def test_a_text_too_small_to_hold_any_out_is_trained_on_whole(folder: Path, caps
     assert meta is not None
     assert (meta.train.bytes, meta.validation) == (200, None)
     # Shards that were made without are another matter: whoever asks for patience may have meant others.
-    assert run("text.yaml", source, "--data=runs/finetune/data", "--training.run-dir=other") == 2  # type: ignore[arg-type]
+    assert run("text.yaml", source, "--data=runs/finetune/data", "--training.run-dir=other") == 2
     assert "training.patience: 5: waits for a validation loss" in capsys.readouterr().err
 
 
 def test_a_lora_run_resumes_generates_and_exports(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write(WEIGHTS, folder, "huggingface")
-    args = ["lora.yaml", source, "--data", "book.txt"]
-    assert run(*args, "--training.run-dir=whole", "--export", "huggingface") == 0  # type: ignore[arg-type]
-    assert run(*args, "--training.run-dir=halves", "--training.steps=2", "--optimizer.decay-steps=6") == 0  # type: ignore[arg-type]
+    args: list[str] = ["lora.yaml", str(source), "--data", "book.txt"]
+    assert run(*args, "--training.run-dir=whole", "--export", "huggingface") == 0
+    assert run(*args, "--training.run-dir=halves", "--training.steps=2", "--optimizer.decay-steps=6") == 0
     halves, whole = losses("halves"), losses("whole")
     shutil.rmtree(source)
     assert main(["train", "--resume", "halves", "--training.steps=6", "--optimizer.decay-steps=6"]) == 0
