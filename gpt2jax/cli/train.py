@@ -50,8 +50,8 @@ def run(args: list[str]) -> int:
     args = [_in_full(arg) for arg in args]
     resume, named = False, True
     if args and not args[0].startswith("-"):
-        named = settings.names_sizes(args[0])
-        config = settings.load(args.pop(0))
+        config = settings.load(args[0])
+        named = settings.names_sizes(args.pop(0))
         if "--resume" in args:
             args.remove("--resume")
             resume = True
@@ -103,7 +103,7 @@ def run(args: list[str]) -> int:
     result = run_training(config, command, debug_nans=debug_nans, draw=draw, profile=profile)
     if result.stopped_by is not None:  # A scheduler that asks to stop is obeyed; that is no failure.
         if result.stopped_by == signal.SIGTERM:
-            return stopped_status if result.step < config.training.steps and not result.ended_early else 0
+            return stopped_status
         return 130
     if is_primary():
         _say_end(config, result)
@@ -122,9 +122,11 @@ def _say_end(config: settings.Config, result: "Result") -> None:
     if result.validation_loss is not None:
         bits = "" if result.bits_per_byte is None else f", {result.bits_per_byte:.4f} bits per byte"
         print(f"validation loss {result.validation_loss:.4f} nats per token{bits}, after step {result.step}")
-    print(f"curves: {run_dir / 'loss.png'}   report: {run_dir / 'report.md'}   samples: {run_dir / 'samples.txt'}")
     several = jax.process_count() > 1
-    if several and not training.sample_interval:
+    sampled = training.sample_interval or not several
+    samples = f"   samples: {run_dir / 'samples.txt'}" if sampled else ""
+    print(f"curves: {run_dir / 'loss.png'}   report: {run_dir / 'report.md'}{samples}")
+    if not sampled:
         print(
             "no samples: several processes write them with training.sample_interval; or now: gpt2jax generate"
             f" --model {weights} --unconditional, in one process"

@@ -39,7 +39,8 @@ class TrainingConfig:
     freeze_layers: CountOrZero = 0
     """Lowest blocks that stay as they are."""
     max_skipped: Count = 10
-    """Steps skipped in a row, for a loss or gradient that is not finite or for a spike, after which the run stops."""
+    """Steps skipped in a row, for a loss or gradient that is not finite or for a spike, after which the run stops;
+    looked at every log_interval."""
     spike_z: NotNegative = 0.0
     """Skip a step whose loss or gradient norm (spike_on) lies this many standard deviations above its running mean,
     over about the last 50 steps; 0 is off."""

@@ -95,7 +95,7 @@ def open_split(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise GPT2JaxError(f"data.path: {folder}: no such folder: make it with gpt2jax prepare")
+        raise GPT2JaxError(f"data.path: {folder}: no such file or folder: should be text, or what gpt2jax prepare made")
     meta = read_meta(folder)
     if meta is None:
         shards = _foreign_shards(folder, split)

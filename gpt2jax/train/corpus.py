@@ -101,13 +101,15 @@ def _prepare(config: Config, out: Path) -> list[str]:
     some = list(itertools.islice(documents, block))
     # One document of every so many, or, if they are few, the end of the last. A completion is not cut from its prompt.
     prompts = some[0].prompt is not None
-    split: SplitRule = "documents" if len(some) == block or prompts else "tail"
-    fraction = 0.0 if prompts and len(some) < block else wanted
-    meta = _make(text, out, encoding, split, fraction)
+    by_documents = len(some) == block
+    tries: list[tuple[SplitRule, float]] = [("documents", wanted)] if by_documents else []
+    tries += [] if prompts else [("tail", wanted)]
     window = 1 if prompts else config.model.n_ctx + 1
-    if meta.validation is not None and meta.validation.tokens < window:
+    for split, fraction in (*tries, ("documents" if prompts or by_documents else "tail", 0.0)):
+        meta = _make(text, out, encoding, split, fraction)
+        if meta.validation is None or meta.validation.tokens >= window:
+            break
         remove_folder(out)
-        meta = _make(text, out, encoding, split, 0.0)
     notes = [f"prepared {text}: {meta.train.tokens:,} training tokens ({encoding.name}), in {out}"]
     return [*notes, *_too_small(config, meta)]
 

@@ -6,7 +6,7 @@ from collections import Counter
 import jax
 import jax.numpy as jnp
 
-from gpt2jax import parameters
+from gpt2jax import lora, parameters
 from gpt2jax.attention import describe_attention
 from gpt2jax.config import Config
 from gpt2jax.partition import Partition, local_bytes, whole_parameters
@@ -33,8 +33,8 @@ def dry_run(config: Config) -> str:
 def shards(config: Config, place: Partition) -> str:
     """A line for each kind of parameter: shape, mesh axes of each dimension, bytes on each device."""
     lines = [("parameter", "shape", "mesh axes", "MiB per device")]
-    for row in parameters.TABLE:
-        shape = parameters.shape(row, config.model)
+    for row in (*parameters.TABLE, *lora.rows(config.lora)):
+        shape = lora.shape(row, config.lora, config.model)
         sharding = place.sharding(*row.axes)
         size = local_bytes(jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding))
         axes = ", ".join(" x ".join(getattr(place.rules, axis)) or "-" for axis in row.axes)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from gpt2jax.files import remove_folder
-from gpt2jax.weights.convert import convert
+from gpt2jax.files import remove_folder, remove_partial
+from gpt2jax.weights.convert import card_beside, convert
 from gpt2jax.weights.sources import open_weights
 from gpt2jax.weights.weights import Format
 
@@ -18,9 +18,13 @@ def export(run_dir: Path, step: int, forms: tuple[Format, ...]) -> list[str]:
         GPT2JaxError: a form cannot hold this model.
     """
     lines = []
+    remove_partial(run_dir / "export")
     for form in forms:
         target = run_dir / "export" / (f"{form}.bin" if form == "llmc" else form)
-        remove_folder(target) if target.is_dir() else target.unlink(missing_ok=True)
+        if target.is_dir():
+            remove_folder(target)
+        for file in (target, card_beside(target)):
+            file.unlink(missing_ok=True)
         notes = convert(open_weights(run_dir / "checkpoints" / str(step)), target, form, progress=False)
         lines += [f"exported step {step}: {target}", *(f"note: {note}" for note in notes)]
     return lines

@@ -51,6 +51,7 @@ class Result:
 
     step: int
     stopped_by: signal.Signals | None
+    """None where the run has come to its end."""
     params: Params
     """The table's, with adapters merged; of a run with ``training.patience`` those of its best checkpoint."""
     params_step: int
@@ -145,8 +146,9 @@ def train(
                     write_report(config, place.mesh, log.rows, sessions.all, path, command, kernel, remark)
 
             step = logged = start
+            stopping = bool(stop)
             windows_ABT1 = next(batches)
-            while step < training.steps and not stop and not ended:
+            while step < training.steps and not stopping and not ended:
                 compiles = step == start or step in training.ramp
                 if compiles:  # Wait for what is under way, and for this step; start the clock after it.
                     jax.block_until_ready(state)
@@ -179,9 +181,10 @@ def train(
                         fault += f"; {_way_back(checkpoints)}"
                         report(step, fault)
                         raise GPT2JaxError(fault)
+                stopping = bool(stop)  # Looked at once a step: a signal that comes later stops after the next one.
                 validate = last or step % training.eval_interval == 0
-                save = last or step % training.checkpoint_interval == 0 or bool(stop)
-                if save and not last and not stop and float(metrics["skipped"]):
+                save = last or step % training.checkpoint_interval == 0 or stopping
+                if save and not last and not stopping and float(metrics["skipped"]):
                     log.say(f"step {step}: skipped, as the checkpoint is that was due")
                     save = False
                 sample = samples.due(step) and not last
@@ -219,20 +222,21 @@ def train(
             if ended:
                 log.say(ended)
             params, params_step = lora.merged(state.params, config.lora), step
-            if step == training.steps or ended:
+            finished = step == training.steps or bool(ended)
+            if finished:
                 params, params_step = final_params(config, place, checkpoints, params, step)
                 if params_step != step:
                     log.say(f"best: {run_dir}/checkpoints/{params_step}, which `gpt2jax generate --model` takes")
                 if samples.wanted_at_end() and samples.lacks(params_step, final=True):
                     log.say(samples.add(params, params_step, final=True))
-            elif stop:
+            else:
                 log.say(
                     f"stopped at step {step} by {stop[0].name}; resume with: gpt2jax train --resume {run_dir}, or the"
                     " same command"
                 )
     return Result(
         step=step,
-        stopped_by=stop[0] if stop else None,
+        stopped_by=None if finished else stop[0],
         params=params,
         params_step=params_step,
         encoding=encoding,

@@ -87,8 +87,8 @@ def memory_line(config: Config, place: Partition) -> str:
         return line
     line += f" of {room / GIB:.2f}"
     if memory.total > room:
-        advice = "more training.micro_batches, model.remat full, a smaller model.n_ctx, or lora.rank 8"
-        line += f"; likely too much: try {advice}"
+        adapters = ", lora.rank 8" if config.training.init_from and not config.lora.rank else ""
+        line += f"; likely too much: try more training.micro_batches, model.remat full, a smaller model.n_ctx{adapters}"
     return line
 
 

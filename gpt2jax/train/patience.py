@@ -5,7 +5,7 @@ stopped does, and once it has ended it stays so.
 """
 
 from gpt2jax.config import TrainingConfig
-from gpt2jax.train.runlog import Row
+from gpt2jax.train.rows import Row
 
 
 def counts(row: Row, training: TrainingConfig) -> bool:

@@ -1,5 +1,6 @@
 """What a run tells while it goes: metrics.jsonl, the boards, and the terminal."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -27,21 +28,20 @@ class RunLog:
         """Open the logs of ``run_dir``; what an interrupted run wrote past ``start_step`` is dropped, to come again.
 
         Args:
-            silent: keep rows in memory alone and say nothing, in all processes of a run but one.
+            silent: write and say nothing, in all processes of a run but one.
             board: makes another board, beside TensorBoard's.
         """
-        self.rows: list[Row] = []
+        # In every process: when a run ends is a function of its rows.
+        self.rows: list[Row] = [row for row in read_rows(run_dir) if row["step"] <= start_step]
         self.silent = silent
         self._bar: Progress | None = None
         self._boards: list[Board] = []
         if silent:
             return
         path = run_dir / METRICS_FILE
-        kept = [row for row in read_rows(run_dir) if row["step"] <= start_step]
-        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self.rows = kept
+        write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
         # Events from the purge step on are those of steps that will be done again.
-        self._boards = [TensorBoard(run_dir, purge_step=start_step + 1 if kept else None)]
+        self._boards = [TensorBoard(run_dir, purge_step=start_step + 1)]
         if board:
             self._boards.append(board())
         self._file = path.open("a", encoding="utf-8")
@@ -81,15 +81,18 @@ class RunLog:
             print(text, flush=True)
 
     def close(self) -> None:
-        if self._bar:
-            self._bar.stop()
-        if not self.silent:
-            self._file.close()
+        with contextlib.ExitStack() as stack:  # Each is closed, whatever befalls another.
             for board in self._boards:
-                board.close()
+                stack.callback(board.close)
+            if not self.silent:
+                stack.callback(self._file.close)
+            if self._bar:
+                stack.callback(self._bar.stop)
 
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        # On a full disk this fails like what came before it, which is what there is to tell.
+        with contextlib.suppress(*([OSError] if kind else [])):
+            self.close()

@@ -1,8 +1,10 @@
 """sessions.json: the starts of a run, for how long each has run on what, and where the later ones went on.
 
-Metrics are those of a run that was never stopped; that it was, and what it cost, is kept here.
+Metrics are those of a run that was never stopped (but for a validation where one was asked to); that it was, and what
+it cost, is kept here.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -85,5 +87,7 @@ class Sessions:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self.note(self.all[-1].step)
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        # On a full disk this fails like what came before it, which is what there is to tell.
+        with contextlib.suppress(*([OSError, GPT2JaxError] if kind else [])):
+            self.note(self.all[-1].step)

@@ -297,7 +297,7 @@ def test_open_split_without_meta_knows_the_format_by_the_name(tmp_path: Path) ->
 
 
 def test_open_split_without_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(GPT2JaxError, match=r"data\.path: .*nowhere: no such folder: make it with gpt2jax prepare"):
+    with pytest.raises(GPT2JaxError, match=r"data\.path: .*nowhere: no such file or folder: should be text, or"):
         open_split(tmp_path / "nowhere", "train", T, 257)
 
 

@@ -68,6 +68,9 @@ def test_from_weights_of_any_form_to_any_form(folder: Path, capsys: pytest.Captu
     assert same(exported.params, load("runs/finetune").params)
     assert not same(exported.params, WEIGHTS.params)  # Twin: it has learned.
     assert settings.load("runs/finetune/config.yaml").model.n_embd == MODEL.n_embd
+    # Once more: the same weights in the place of those of before.
+    assert run("text.yaml", source, "--data", "book.txt", "--export", to) == 0
+    assert same(load(Path("runs/finetune/export") / f"{to}{suffix}").params, exported.params)
 
 
 def test_the_same_command_goes_on_and_notices_another_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,6 +186,22 @@ def test_a_run_out_of_patience_ends_with_its_best_and_stays_so(
     assert run("text.yaml", source, *args) == 0
     assert "nothing was trained" in capsys.readouterr().out
     assert Path("runs/finetune/samples.txt").read_text(encoding="utf-8") == samples
+
+
+def test_where_the_documents_held_out_are_too_short_the_end_of_the_text_is(folder: Path) -> None:
+    chosen = int(np.random.default_rng((0, 0)).integers(10))  # By `prepare`, of ten.
+    texts = ["short" if number == chosen else TEXT[:900] for number in range(10)]
+    Path("many.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    config = Config(model=MODEL, data=settings.DataConfig(path="many.jsonl"))
+    assert open_corpus(config).held_out is not None
+    meta = read_corpus(Path("runs/run/data"))
+    assert meta is not None
+    assert meta.split == "tail"
+
+
+def test_settings_that_are_none_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "book.txt", "--init-from", "gpt2"]) == 2
+    assert "gpt2jax: book.txt: " in capsys.readouterr().err
 
 
 def test_lora_needs_weights(folder: Path) -> None:

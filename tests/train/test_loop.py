@@ -100,6 +100,35 @@ def test_a_signal_saves_and_the_run_goes_on_bitwise_from_there(
     assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
 
 
+def test_a_signal_while_samples_are_written_stops_after_the_next_step_with_a_checkpoint(
+    corpus: str, tmp_path: Path
+) -> None:
+    def draw(*_: Any) -> tuple[str, str]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "many", "one"
+
+    config = make(corpus, tmp_path / "run", sample_interval=2, checkpoint_interval=8, eval_interval=8)
+    stopped = train(config, draw=draw)
+    assert (stopped.stopped_by, stopped.step) == (signal.SIGTERM, 3)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["3"]
+
+
+def test_a_signal_at_the_very_end_is_no_stop(corpus: str, tmp_path: Path) -> None:
+    def draw(*_: Any) -> tuple[str, str]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "many", "one"
+
+    assert train(make(corpus, tmp_path / "run", steps=2), draw=draw).stopped_by is None
+
+
+def test_every_process_knows_the_rows_of_before(tmp_path: Path) -> None:
+    """When patience ends is a function of them."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
+    silent = RunLog(tmp_path, 1, 10, silent=True)
+    assert silent.rows == [{"step": 1, "loss": 2.0}]
+    assert len(read_rows(tmp_path)) == 2  # It wrote nothing.
+
+
 def test_which_process_this_is_is_not_recorded(corpus: str, tmp_path: Path) -> None:
     """A run that one process of several wrote goes on in any number of them."""
     one = DistributedConfig(coordinator="127.0.0.1:9", processes=2, process_id=1)
