@@ -227,8 +227,9 @@ def train(
                 params, params_step = final_params(config, place, checkpoints, params, step)
                 if params_step != step:
                     log.say(f"best: {run_dir}/checkpoints/{params_step}, which `gpt2jax generate --model` takes")
-                if samples.wanted_at_end() and samples.lacks(params_step, final=True):
-                    log.say(samples.add(params, params_step, final=True))
+                best = params_step != step
+                if samples.wanted_at_end() and samples.lacks(params_step, best):
+                    log.say(samples.add(params, params_step, final=True, best=best))
             else:
                 log.say(
                     f"stopped at step {step} by {stop[0].name}; resume with: gpt2jax train --resume {run_dir}, or the"

@@ -17,7 +17,7 @@ from gpt2jax.partition import Partition
 
 SAMPLES_FILE = "samples.txt"
 _HEADING = "######## step "
-_FINAL = ", at the end"
+_BEST = ", the best"
 
 # Of parameters, on a mesh or (None) on the host: all samples as a person reads them, and the first one alone.
 Draw = Callable[[Params, tiktoken.Encoding, Partition | None], tuple[str, str]]
@@ -56,16 +56,17 @@ class Samples:
         """Several processes write when they were asked to, not at the end alone."""
         return bool(self._draw and (self._training.sample_interval or jax.process_count() == 1))
 
-    def lacks(self, step: int, final: bool = False) -> bool:
+    def lacks(self, step: int, best: bool = False) -> bool:
         """Whether the file lacks the samples of this step: the run was killed between checkpoint and samples."""
-        return not everywhere(not is_primary() or f"\n{_heading(step, final)}" in f"\n{self._text}")
+        return not everywhere(not is_primary() or f"\n{_heading(step, best)}" in f"\n{self._text}")
 
-    def add(self, params: Params, step: int, final: bool = False) -> str:
+    def add(self, params: Params, step: int, *, final: bool = False, best: bool = False) -> str:
         """Write samples of the parameters after ``step``. Every process of several must call this.
 
         Args:
             params: the table's, with adapters merged.
             final: whether the run has ended.
+            best: whether they are not of its last step but of its best.
 
         Returns:
             What to show of them: the first, at the end all.
@@ -80,18 +81,18 @@ class Samples:
             whole, first = self._draw(params, self._encoding, None)
         # Text that looks like a heading of ours is not to be taken for one.
         body = re.sub(f"^(?={re.escape(_HEADING)})", " ", whole, flags=re.MULTILINE)
-        self._text += f"{_heading(step, final)}{body}\n"
+        self._text += f"{_heading(step, best)}{body}\n"
         write_text(self._path, self._text)
         return whole.rstrip("\n") if final else f"step {step:>6}  sample: {first}"
 
 
-def _heading(step: int, final: bool) -> str:
-    return f"{_HEADING}{step}{_FINAL if final else ''}\n"
+def _heading(step: int, best: bool) -> str:
+    return f"{_HEADING}{step}{_BEST if best else ''}\n"
 
 
 def _up_to(text: str, step: int) -> str:
     """The part of a file that was written up to ``step``."""
-    for heading in re.finditer(rf"^{re.escape(_HEADING)}(\d+)({_FINAL})?$", text, re.MULTILINE):
+    for heading in re.finditer(rf"^{re.escape(_HEADING)}(\d+)({_BEST})?$", text, re.MULTILINE):
         if int(heading[1]) > step:
             return text[: heading.start()]
     return text

@@ -183,6 +183,7 @@ def test_a_run_out_of_patience_ends_with_its_best_and_stays_so(
     assert same(load("runs/finetune/export/orbax").params, load(f"runs/finetune/checkpoints/{best['step']}").params)
     assert not same(load("runs/finetune/export/orbax").params, load("runs/finetune").params)
     samples = Path("runs/finetune/samples.txt").read_text(encoding="utf-8")
+    assert samples.count("########") == samples.count(f"######## step {best['step']}, the best\n") == 1
     assert run("text.yaml", source, *args) == 0
     assert "nothing was trained" in capsys.readouterr().out
     assert Path("runs/finetune/samples.txt").read_text(encoding="utf-8") == samples
