@@ -6,6 +6,8 @@ import os
 # device: on a machine with few cores a longer run deadlocks and aborts. NPROC sizes that pool, and is read when jax
 # is imported.
 os.environ["NPROC"] = "64"
+# Most of the suite's time is compiling, and more than half of that was LLVM's optimisation of programs that run once.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 from collections.abc import Iterator
 from pathlib import Path
