@@ -207,7 +207,8 @@ def train(
                     ):  # After the checkpoint, which it could cost; killed between, it comes later.
                         log.say(samples.add(lora.merged(state.params, config.lora), step))
                     sessions.note(step)
-                    picture.draw(log.rows)
+                    if fault := picture.draw(log.rows):
+                        log.say(fault)
                     clock.resume(step)
 
             row = next((row for row in reversed(log.rows) if "validation_loss" in row), {})

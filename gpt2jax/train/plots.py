@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import new_file
 from gpt2jax.train.rows import Row
 
@@ -40,13 +41,18 @@ class Picture:
         """Whether enough time has passed for another."""
         return not self._silent and time.monotonic() >= self._next
 
-    def draw(self, rows: list[Row]) -> None:
+    def draw(self, rows: list[Row]) -> str:
+        """Draw it; what to say where it cannot be written, else nothing: no run ends for want of a picture."""
         if self._silent:
-            return
-        began = time.monotonic()
-        draw_loss(rows, self._path, self._title, self._restarts)
+            return ""
+        began, fault = time.monotonic(), ""
+        try:
+            draw_loss(rows, self._path, self._title, self._restarts)
+        except GPT2JaxError as error:
+            fault = str(error)
         now = time.monotonic()
         self._next = now + max(INTERVAL, (now - began) / SHARE)
+        return fault
 
 
 def draw_loss(rows: list[Row], path: Path, title: str, restarts: list[int]) -> None:

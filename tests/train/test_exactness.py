@@ -105,7 +105,7 @@ def see(config: Config, monkeypatch: pytest.MonkeyPatch, lose: Lose = lambda _, 
         patch.setattr(Checkpoints, "save", note_saved)
         patch.setattr(Checkpoints, "restore_newest", note_restored)
         patch.setattr(loop, "device_batches", note_batches)
-        patch.setattr(loop.Picture, "draw", lambda *_: None)  # Slow, and no part of this.
+        patch.setattr(loop.Picture, "draw", lambda *_: "")  # Slow, and no part of this.
         train(config)
     rows = read_rows(config.training.run_dir)
     seen.rows = [{name: value for name, value in row.items() if name not in CLOCK} for row in rows]
