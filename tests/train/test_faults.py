@@ -19,9 +19,7 @@ from gpt2jax.train.loop import train
 from gpt2jax.train.runlog import read_rows
 from gpt2jax.train.step import init_state, make_train_step
 from tests.helpers import place_on, random_tokens
-from tests.train.test_loop import corpus, make, same_params
-
-__all__ = ["corpus"]  # A fixture.
+from tests.train.test_loop import make, same_params
 
 Spoil = Callable[..., None]
 

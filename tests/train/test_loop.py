@@ -21,20 +21,10 @@ from gpt2jax.config import (
     OptimizerConfig,
     TrainingConfig,
 )
-from gpt2jax.data.prepare import prepare
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.train import loop
 from gpt2jax.train.loop import Result, train
 from gpt2jax.train.runlog import RunLog, read_rows
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("corpus")
-    text = folder / "text.txt"
-    text.write_text("".join(f"{number} times {number} is {number * number}.\n" for number in range(400)))
-    prepare([str(text)], folder / "shards", tokenizer="bytes", split="tail")
-    return str(folder / "shards")
 
 
 def make(corpus: str, run_dir: Path, *, model: dict[str, Any] | None = None, **training: Any) -> Config:

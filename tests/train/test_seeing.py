@@ -16,7 +16,6 @@ from gpt2jax.checkpoints import Checkpoints
 from gpt2jax.chips import Chip
 from gpt2jax.cli.train import _take_profile
 from gpt2jax.config import SamplingConfig
-from gpt2jax.data.prepare import prepare
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.text import TextModel
 from gpt2jax.risks import RISKS
@@ -27,15 +26,6 @@ from gpt2jax.train.plots import skipped_at, smooth, thin
 from gpt2jax.train.rows import Row, mean_mfu, read_rows
 from gpt2jax.train.sessions import read_sessions
 from tests.train.test_loop import make
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("corpus")
-    text = folder / "text.txt"
-    text.write_text("".join(f"{number} times {number} is {number * number}.\n" for number in range(400)))
-    prepare([str(text)], folder / "shards", tokenizer="bytes", split="tail")
-    return str(folder / "shards")
 
 
 class Time:

@@ -11,9 +11,7 @@ from gpt2jax.checkpoints import Checkpoints
 from gpt2jax.train import loop
 from gpt2jax.train.loop import train
 from gpt2jax.train.runlog import RunLog
-from tests.train.test_loop import corpus, make
-
-__all__ = ["corpus"]  # A fixture.
+from tests.train.test_loop import make
 
 STEPS = 12
 INTERVALS: dict[str, Any] = {"steps": STEPS, "log_interval": 4, "eval_interval": 6, "checkpoint_interval": 6}
