@@ -108,8 +108,10 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._errors and jax.process_count() > 1:
-            return  # The others wait for this one in the write that failed: the end of the process ends theirs.
+        if jax.process_count() > 1 and (self._errors or isinstance(error, RuntimeError)):
+            # The others wait for this one in the write that failed, or are gone, as jax says by that error: the end of
+            # the process ends theirs, and waiting for them would keep it from saying why.
+            return
         try:
             self.wait()
         except GPT2JaxError:

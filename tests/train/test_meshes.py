@@ -198,7 +198,7 @@ def test_an_update_is_that_of_one_device_and_one_batch(
 def some(*args: Any, **kwargs: Any) -> tuple[jax.Array, jax.Array]:
     """The objective, of the targets below their row's first token: rows and micro-batches count unequally."""
     window_BT1 = args[1]
-    return loss_sum(*args, **kwargs, weights_BT=(window_BT1[:, 1:] < window_BT1[:, :1]).astype(jnp.float32))
+    return loss_sum(*args, **kwargs | {"weights_BT": (window_BT1[:, 1:] < window_BT1[:, :1]).astype(jnp.float32)})
 
 
 def divided_early(*args: Any, **kwargs: Any) -> tuple[jax.Array, jax.Array]:
@@ -218,7 +218,7 @@ def nearest_moments(left: dict[str, Any], right: dict[str, Any]) -> float:
 def test_micro_batches_that_count_unequally_make_the_update_of_one_batch(
     fresh: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The training step counts every target today; here it is given an objective that does not."""
+    """Windows without a mask count every target; here the objective does not."""
     monkeypatch.setattr(step_module, "loss_sum", some)
     one = update(fresh, (1, 1, 1), 1)
     assert_same_update(update(fresh, (4, 2, 1), 4), one)

@@ -160,6 +160,7 @@ def test_hugging_faces_folder_is_whole(tmp_path: Path) -> None:
 def test_openais_folder_is_whole(tmp_path: Path) -> None:
     folder = write(held(GPT2_VOCABULARY, encoding=tokenizer.gpt2()), tmp_path, "openai")
     assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
         "checkpoint",
         "encoder.json",
         "hparams.json",
