@@ -1,7 +1,6 @@
 """`gpt2jax report`."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import tyro
 
 from gpt2jax.cli.parse import parse
 from gpt2jax.errors import GPT2JaxError
+from gpt2jax.tables import show
 
 HELP = """Compare runs: one table, the settings in which they differ, and one picture.
 
@@ -40,31 +40,12 @@ def run(args: list[str]) -> int:
     from gpt2jax.train import compare
 
     runs = [compare.Run.read(folder) for folder in dict.fromkeys(given.runs)]
-    _show(compare.table(runs))
+    show(compare.table(runs))
     if differences := compare.differing(runs):
         print()
-        _show(differences)
+        show(differences)
     if given.csv:
         compare.write_csv(runs, Path(given.csv))
     compare.draw(runs, Path(given.output))
     print(f"\npicture: {given.output}" + (f"   numbers: {given.csv}" if given.csv else ""))
     return 0
-
-
-def _show(lines: list[list[str]]) -> None:
-    if not sys.stdout.isatty():
-        from gpt2jax.train.compare import plain
-
-        print(plain(lines))
-        return
-    import rich.box
-    import rich.console
-    import rich.table
-    import rich.text
-
-    drawn = rich.table.Table(box=rich.box.SIMPLE)
-    for number, name in enumerate(lines[0]):
-        drawn.add_column(rich.text.Text(name), justify="right" if number else "left", overflow="fold")
-    for line in lines[1:]:
-        drawn.add_row(*map(rich.text.Text, line))
-    rich.console.Console().print(drawn)

@@ -12,7 +12,8 @@ from gpt2jax.config import Config
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import write_text
 from gpt2jax.footprint import energy
-from gpt2jax.train.plots import new_figure, save, smooth, thin
+from gpt2jax.pictures import new_figure, save
+from gpt2jax.train.plots import smooth, thin
 from gpt2jax.train.rows import Row, mean_mfu, read_rows
 from gpt2jax.train.sessions import Session, read_sessions
 
@@ -103,17 +104,6 @@ def differing(runs: list[Run]) -> list[list[str]]:
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, of in config.items() for key, value in of.items()}
-
-
-def plain(lines: list[list[str]]) -> str:
-    """Columns for a pipe: the first to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-
-    def line(cells: list[str]) -> str:
-        first, *rest = zip(cells, widths, strict=True)
-        return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)])
-
-    return "\n".join(map(line, lines))
 
 
 def write_csv(runs: list[Run], path: Path) -> None:

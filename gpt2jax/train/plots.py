@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.files import new_file
+from gpt2jax.pictures import new_figure, save
 from gpt2jax.train.rows import Row
 
 # Rows that a curve is drawn of as they are; of more, the lowest and the highest of each of so many parts.
@@ -146,15 +144,3 @@ def smooth(rows: list[Row], name: str) -> list[Row]:
     known = counts[end] - counts[first]
     means = (sums[end] - sums[first]) / np.maximum(known, 1)
     return [row | {name: float(mean)} for row, mean, count in zip(rows, means, known, strict=True) if count]
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """A figure of its own, without pyplot: no global state, no display, no clash with the user's figures."""
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    with new_file(path) as partial:
-        figure.savefig(partial, format="png")
