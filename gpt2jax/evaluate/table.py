@@ -1,0 +1,91 @@
+"""The table: ours beside the paper's, on a terminal and as Markdown."""
+
+import math
+
+from gpt2jax.evaluate.figures import Evaluation, Figure, shown
+from gpt2jax.evaluate.paper import paper
+from gpt2jax.presets import PRESETS
+from gpt2jax.tables import Lines, markdown
+
+
+def lines(evaluation: Evaluation) -> Lines:
+    """A line of names, then one for each figure: those that stand beside the paper's in its order, then the others."""
+    names = ["task", "ours", "paper", "difference", "U", "unit", "tokens", "time"]
+    return [names, *(_line(figure, evaluation.preset) for figure in ordered(evaluation.figures))]
+
+
+def ordered(figures: tuple[Figure, ...]) -> list[Figure]:
+    """In the order of the paper's columns; what has none keeps its place behind."""
+    places = {column.name: place for place, column in enumerate(paper().columns)}
+    tasks = {figure.task: places[figure.column] for figure in reversed(figures) if figure.column}
+    return sorted(figures, key=lambda figure: (tasks.get(figure.task, len(places)), not figure.headline))
+
+
+def published(figure: Figure, preset: str | None) -> float | None:
+    """The paper's value for this size."""
+    return paper().figures[preset][figure.column] if preset and figure.column else None
+
+
+def _line(figure: Figure, preset: str | None) -> list[str]:
+    theirs = published(figure, preset)
+    return [
+        figure.name,
+        shown(figure.metric, figure.value) + _spread(figure),
+        "-" if theirs is None else shown(figure.metric, theirs),
+        "-" if theirs is None else difference(figure, theirs),
+        f"{figure.units:,}",
+        figure.unit,
+        f"{figure.tokens:,}" if figure.tokens else "-",
+        duration(figure.seconds),
+    ]
+
+
+def _spread(figure: Figure) -> str:
+    return "" if figure.standard_error is None else f" ± {shown(figure.metric, figure.standard_error)}"
+
+
+def difference(figure: Figure, theirs: float) -> str:
+    """Of perplexities in percent of the paper's, else as it is."""
+    if figure.metric == "perplexity":
+        return f"{100 * (figure.value / theirs - 1):+.1f} %" if math.isfinite(figure.value) else "-"
+    return shown(figure.metric, figure.value - theirs, sign=True).replace("%", "points")
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def report(evaluations: list[Evaluation]) -> str:
+    """All that was found, as Markdown: a table for each model, the protocols, and what was missing."""
+    text = "# Evaluation\n"
+    for one in evaluations:
+        text += f"\n## {one.model}\n\n"
+        size = f", the paper's row is that of {one.preset}" if one.preset else ""
+        told = ", ".join(f"{name} {value:,}" for name, value in one.sizes.items())
+        text += f"{told}{size}. Computed in {one.compute_dtype} on {one.device}; digest of the parameters"
+        text += f" {one.digest}; {', '.join(f'{name} {version}' for name, version in one.versions.items())}.\n\n"
+        text += f"```\n{one.command}\n```\n\n"
+        text += markdown(lines(one))
+        text += "\n± is the standard error of a mean over the items. How each was made:\n\n"
+        text += "".join(_told(figure) for figure in ordered(one.figures))
+        if one.missing:
+            text += "\nNot there:\n\n" + "".join(f"* {line}\n" for line in one.missing)
+    return text
+
+
+def _told(figure: Figure) -> str:
+    parts = [f"{figure.name}: {figure.protocol}."]
+    if figure.data:
+        parts.append(f"File {figure.data}, sha256 `{figure.sha256}`.")
+    parts += [f"{note[:1].upper()}{note[1:]}." for note in figure.notes]
+    if figure.details:
+        parts.append(f"Also: {', '.join(f'{name} {value:,.4g}' for name, value in figure.details.items())}.")
+    return f"* {' '.join(parts)}\n"
+
+
+def by_size(evaluation: Evaluation) -> int:
+    """For the order of several: released sizes from the smallest on, then the others."""
+    return list(PRESETS).index(evaluation.preset) if evaluation.preset else len(PRESETS)

@@ -1,0 +1,91 @@
+"""LAMBADA (Paperno et al. 2016): the last word of a passage, which needs the whole passage to guess.
+
+The paper scores the test split of 5,153 passages as they were before the release's own tokenization (section 3.3),
+with a line break before each and straight quotes (openai/gpt-2, issue 131). Perplexity is that of whole last words.
+Accuracy counts a word as right where each of its tokens is the most probable one, given those before it; the filter
+takes stop words out of the running, to approximate that the word must be a sentence's last. Which words, and how, the
+paper does not say: here no token that is a space and a stop word can be the most probable one.
+"""
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from gpt2jax.evaluate.figures import Figure
+from gpt2jax.evaluate.find import Found
+from gpt2jax.evaluate.job import Job, Setting
+from gpt2jax.evaluate.likelihood import Scored
+from gpt2jax.evaluate.readers.lambada import read_lambada
+from gpt2jax.evaluate.tasks.items import continuation, of_items, percent
+
+FORMS = {
+    "openai": "a line break before each passage and straight quotes (openai/gpt-2, issue 131)",
+    "as-is": "the text as it is in the file (lm-evaluation-harness' lambada_openai)",
+}
+
+
+def lambada(found: Found, setting: Setting) -> Iterator[Job]:
+    """The openai form, whose figures stand beside the paper's, and with all variants the text as it is."""
+    for form in FORMS if setting.config.variants == "all" else ("openai",):
+        items = read_lambada(found.data, found.where, form)[: setting.config.limit]
+        where = f"{found.where}: line"
+        rows = [continuation(item.context, item.target, setting, f"{where} {item.line}") for item in items]
+        yield of_items(f"lambada/{form}", rows, functools.partial(_figures, form=form), found)
+
+
+def _figures(scored: Iterator[Scored], form: str) -> list[Figure]:
+    nll, last_nll, tokens = 0.0, 0.0, 0
+    word: list[bool] = []
+    filtered: list[bool] = []
+    last: list[bool] = []
+    for one in scored:
+        nll -= float(np.sum(one.log_probs, dtype=np.float64))
+        last_nll -= float(one.log_probs[-1])
+        tokens += len(one.log_probs)
+        word.append(bool(one.greedy.all()))
+        filtered.append(bool(one.allowed.all()))
+        last.append(bool(one.greedy[-1]))
+    items, headline = len(word), form == "openai"
+    text = FORMS[form]
+    perplexity = Figure(
+        task="lambada",
+        variant=f"{form}, perplexity",
+        headline=headline,
+        metric="perplexity",
+        value=math.exp(nll / items),
+        protocol=f"{text}; whole last word, given all before it",
+        units=items,
+        unit="last words",
+        tokens=tokens,
+        column="lambada-ppl" if headline else None,
+        nll=nll,
+        details={"perplexity per token": math.exp(nll / tokens), "of the last token alone": math.exp(last_nll / items)},
+    )
+    rules = {
+        "whole word, stop-word filter": (filtered, "each token of the last word is the most probable but stop words"),
+        "whole word": (word, "each token of the last word is the most probable"),
+        "last token": (last, "the last token is the most probable, given the word's others"),
+    }
+    return [perplexity] + [
+        _accuracy(f"{form}, {name}", f"{text}; {rule}", right, headline and right is filtered)
+        for name, (right, rule) in rules.items()
+    ]
+
+
+def _accuracy(variant: str, protocol: str, right: Sequence[bool], headline: bool) -> Figure:
+    value, error = percent(right)
+    return Figure(
+        task="lambada",
+        variant=variant,
+        headline=headline,
+        metric="accuracy",
+        value=value,
+        protocol=protocol,
+        units=len(right),
+        unit="passages",
+        tokens=0,
+        column="lambada-acc" if headline else None,
+        standard_error=error,
+    )
