@@ -1,11 +1,14 @@
-"""Layer norm and GELU, with gradients written out so that little is kept for the backward pass."""
+"""Layer norm and GELU, with gradients written out so that little is kept for the backward pass; work on positions
+that is done a chunk of them at a time."""
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -60,3 +63,28 @@ def _gelu_backward(x: jax.Array, grad: jax.Array) -> tuple[jax.Array]:
 
 
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
+
+
+def map_positions(function: Callable[..., Any], size: int, *arrays: jax.Array) -> Any:
+    """``function(*arrays)``, computed for ``size`` positions at a time, so that what it makes on the way is small.
+
+    Args:
+        function: takes arrays [B, C, ...] and returns a tree of such; of each position by itself.
+        arrays: [B, T, ...], one or more.
+
+    Returns:
+        A tree of arrays [B, T, ...].
+    """
+    length = arrays[0].shape[1]
+    if length <= size:
+        return function(*arrays)
+
+    def chunk(first: jax.Array) -> Any:
+        return function(*[jax.lax.dynamic_slice_in_dim(array, first, size, 1) for array in arrays])
+
+    # One after the other; where the length is no multiple of the size, the last one overlaps the one before.
+    starts = np.minimum(np.arange(0, length, size), length - size)
+    chunks = jax.lax.map(chunk, jnp.array(starts))
+    places = np.arange(length) // size
+    within = np.arange(length) - starts[places]
+    return jax.tree.map(lambda array: array[places, :, within].swapaxes(0, 1), chunks)

@@ -208,10 +208,13 @@ def _keys(rows: Rows, position_B: jax.Array) -> jax.Array:
 
 
 def log_probs(
-    logits_BV: jax.Array, drawn_B: jax.Array, count: int, config: ModelConfig
+    logits: jax.Array, wanted: jax.Array, count: int, config: ModelConfig
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    real_BV = jnp.where((jnp.arange(logits_BV.shape[-1]) < config.n_vocab)[None], logits_BV, -jnp.inf)
-    total_B = jax.nn.logsumexp(real_BV, axis=-1)
-    log_prob_B = jnp.take_along_axis(real_BV, drawn_B[:, None], axis=1)[:, 0] - total_B
-    top_BN, token_BN = jax.lax.top_k(real_BV, count)
-    return log_prob_B, token_BN.astype(jnp.int32), top_BN - total_B[:, None]
+    """From logits [..., V]: the log-probability of the token ``wanted`` [...], the ``count`` most probable ones
+    [..., N] (int32), and theirs (float32)."""
+    real_V = jnp.arange(logits.shape[-1]) < config.n_vocab
+    logits = jnp.where(jnp.expand_dims(real_V, range(logits.ndim - 1)), logits, -jnp.inf)
+    total = jax.nn.logsumexp(logits, axis=-1)
+    log_prob = jnp.take_along_axis(logits, wanted[..., None], axis=-1)[..., 0] - total
+    top, token = jax.lax.top_k(logits, count)
+    return log_prob, token.astype(jnp.int32), top - total[..., None]

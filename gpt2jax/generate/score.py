@@ -14,6 +14,7 @@ from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.engine import log_probs
 from gpt2jax.generate.request import check_alternatives
 from gpt2jax.generate.shapes import by_length, padded
+from gpt2jax.ops import map_positions
 from gpt2jax.parameters import Params
 
 # Positions whose logits exist at once.
@@ -69,22 +70,10 @@ def _score(
     params: Params, tokens_BT: jax.Array, *, config: ModelConfig, alternatives: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """At each place: log-probability of the next token, and the N most probable ones [B, T, N] with theirs."""
-    batch, length = tokens_BT.shape
     next_BT = jnp.roll(tokens_BT, -1, axis=1)  # The last place has none; nobody reads it.
     x_BTD, _ = model.read(params, tokens_BT, config)
 
-    def chunk(first: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        size = min(CHUNK, length)
-        logits_BTV = model.head(params, jax.lax.dynamic_slice_in_dim(x_BTD, first, size, 1), config)
-        wanted_BT = jax.lax.dynamic_slice_in_dim(next_BT, first, size, 1)
-        flat = log_probs(logits_BTV.reshape(batch * size, -1), wanted_BT.reshape(-1), alternatives, config)
-        log_prob, token, top = (array.reshape(batch, size, *array.shape[1:]) for array in flat)
-        return log_prob, token, top
+    def score(x_BCD: jax.Array, next_BC: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return log_probs(model.head(params, x_BCD, config), next_BC, alternatives, config)
 
-    # One after the other; where the context is no multiple of the chunk, the last one overlaps the one before.
-    starts = [min(first, length - min(CHUNK, length)) for first in range(0, length, CHUNK)]
-    chunks = jax.lax.map(chunk, jnp.array(starts))
-    places = np.minimum(np.arange(length) // CHUNK, len(starts) - 1)
-    within = np.arange(length) - np.array(starts)[places]
-    log_prob, token, top = (array[places, :, within].swapaxes(0, 1) for array in chunks)
-    return log_prob, token, top
+    return map_positions(score, CHUNK, x_BTD, next_BT)

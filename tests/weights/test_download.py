@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gpt2jax import fetch as core
 from gpt2jax.cli import main
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.weights import download as module
@@ -83,7 +84,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     """Serves the golden model as OpenAI's gpt2, which is small then, and nothing waits."""
     monkeypatch.setenv("GPT2JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(core.time, "sleep", lambda seconds: None)
     with Server() as server:
         sources = sorted(path for path in (FIXTURES / "openai_tf_tiny").iterdir() if path.suffix != ".npz")
         files = []
@@ -261,14 +262,14 @@ def test_a_disk_that_fills_up_meanwhile_is_left_clean(
 
         flush = write
 
-    write = module._Download._write
-    monkeypatch.setattr(module._Download, "_write", lambda self, out, chunk: write(self, Full(), chunk))  # type: ignore[arg-type]
+    write = core._Download._write
+    monkeypatch.setattr(core._Download, "_write", lambda self, out, chunk: write(self, Full(), chunk))  # type: ignore[arg-type]
     assert "cannot be written (No space left on device)" in refusal(server, tmp_path)
     assert not list((tmp_path / "openai" / "gpt2").glob("*.partial*"))
 
 
 def test_no_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(core.time, "sleep", lambda seconds: None)
     monkeypatch.setenv("no_proxy", "*")
 
     def resolve(*_: object, **__: object) -> None:
