@@ -1,0 +1,1 @@
+"""Zero-shot evaluation: the paper's table, and what is measured beside it."""
