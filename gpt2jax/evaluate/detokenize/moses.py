@@ -2,7 +2,7 @@
 
 It puts spaces around all that is no letter, digit, dot, comma between digits, hyphen or apostrophe; an apostrophe goes
 with the letters after it (``don 't``); a final dot stays with initials, abbreviations, what has a dot within, and
-whatever a lower-case word follows. :func:`split` does that. :func:`joins` says how a writer would have set such words;
+whatever a lower-case word follows. :func:`cut` does that. :func:`joins` says how a writer would have set such words;
 where opening and closing look alike it guesses, and need not be right: both come apart again.
 """
 
@@ -14,21 +14,26 @@ from gpt2jax.evaluate.detokenize.words import Joined
 
 LEFT, RIGHT, BOTH = (True, False), (False, True), (True, True)
 
-# Abbreviations that keep their dot whatever follows, and those that do before a number.
-ABBREVIATIONS = frozenset(
-    "Adj Adm Adv Asst Bart Bldg Brig Bros Capt Cmdr Co Col Comdr Con Corp Cpl DR Dr Drs Ens Esq Fig Gen Gov Hon Hosp Hr "
-    "Inc Insp Jr Lt Ltd MM MR MRS MS Maj Messrs Mlle Mme Mr Mrs Ms Msgr Mt Op Ord Pfc Ph Prof Pvt Rep Reps Res Rev Rt "
-    "Sen Sens Sfc Sgt Sr St Ste Supt Surg al etc v vs".split()
-)
-BEFORE_NUMBER = frozenset("No Nos Art Nr Vol pp p".split())
+# What keeps its dot whatever follows (titles, ranks, offices), and what does so before a number. Moses' list has no
+# Inc, Jr, Co, etc or al: theirs is a word of its own unless a lower-case word follows.
+_TITLES = """
+    Mr Mrs Ms MR MRS MS Mlle Mme Messrs Msgr MM Dr DR Drs Prof Rev rev Rt Hon Sr St Supt Surg Insp Adj Adm Asst Brig Capt
+    Cmdr Col Comdr Cpl Ens Gen Lt Maj Pfc Pvt Sfc Sgt Gov Rep Reps Sen Sens Res Bart Bldg Bros Con Corp Hosp Hr Op Ord Ph
+    Adv v vs
+"""
+ABBREVIATIONS = frozenset(_TITLES.split())
+BEFORE_NUMBER = frozenset(["No", "Nos", "Art", "Nr", "pp"])
 
+_DOTS = ["...", "..", "\N{HORIZONTAL ELLIPSIS}"]
+_TO_THE_LEFT = [",", ".", ";", "!", "?", ")", "]", "}", "%", "\N{RIGHT DOUBLE QUOTATION MARK}", "\N{MUSIC SHARP SIGN}"]
+_OPENING = ["(", "[", "{", "$", "£", "€", "¥", "\N{LEFT SINGLE QUOTATION MARK}", "\N{LEFT DOUBLE QUOTATION MARK}"]
+_BETWEEN = ["/", "_", "\N{EM DASH}", "\N{FRACTION SLASH}", "\N{NON-BREAKING HYPHEN}"]
 _ALWAYS = {
-    **dict.fromkeys([",", ".", ";", "!", "?", ")", "]", "}", "”", "...", "..", "…", "%", "♯", "™", "®"], LEFT),
-    **dict.fromkeys(["(", "[", "{", "$", "£", "€", "¥", "“", "‘", "¿", "¡"], RIGHT),
-    **dict.fromkeys(["/", "—", "⁄", "‑", "_", "\u200d", "\u200c"], BOTH),
+    **dict.fromkeys(_DOTS + _TO_THE_LEFT, LEFT),
+    **dict.fromkeys(_OPENING, RIGHT),
+    **dict.fromkeys(_BETWEEN, BOTH),
 }
-_CLOSING = frozenset([*(word for word, sides in _ALWAYS.items() if sides == LEFT), ":"]) - {"...", "..", "…"}
-_OPENING = frozenset(word for word, sides in _ALWAYS.items() if sides == RIGHT)
+_CLOSING = [*_TO_THE_LEFT, ":"]
 _CLITICS = frozenset(["s", "t", "re", "ve", "ll", "d", "m"])
 
 
@@ -58,18 +63,21 @@ def _between(word: str, before: str, after: str) -> tuple[bool, bool] | None:
         # A clitic: 's, 't, or what else follows an apostrophe (P 'ohang).
         return LEFT if re.match(r"'[^\W\d_]", word) else None
     match word:
+        case "=":
+            # The marks of a heading: = = Career = =.
+            return RIGHT if after == "=" else None
         case ":":
             return BOTH if (_number(before) and _number(after)) or (before in _SCHEMES and after == "/") else LEFT
-        case "–":
+        case "\N{EN DASH}":
             names = before[:1].isupper() and after[:1].isupper()
             return BOTH if names or (_number(before) and _number(after)) else None
-        case "’":
+        case "\N{RIGHT SINGLE QUOTATION MARK}":
             return BOTH if after in _CLITICS else LEFT
         case "°":
             return RIGHT if after in ("C", "F") else BOTH if re.fullmatch("[NSEW]", after) else LEFT
         case "&":
             return BOTH if re.fullmatch("[A-Z]{1,2}", before) and re.fullmatch("[A-Z]{1,2}", after) else None
-        case "#" | "+" | "−":
+        case "#" | "+" | "\N{MINUS SIGN}":
             return RIGHT if _number(after) and not re.fullmatch(r"\d+|[])]", before) else None
     # What combines with letters stands between them.
     return BOTH if word and unicodedata.category(word).startswith("M") else None
@@ -106,9 +114,11 @@ def _apostrophe(quotes: _Quotes, before: str, after: str) -> tuple[bool, bool]:
     return quotes.sides(before, after)
 
 
-_SMALL = frozenset(["as", "is", "was", "has", "his", "its", "this", "does", "says", "calls", "means", "'s", "us", "plus"])
+_SMALL = frozenset(
+    ["as", "is", "was", "has", "his", "its", "this", "does", "says", "calls", "means", "'s", "us", "plus"]
+)
 
-# What split() cuts a piece between two spaces into. A: letter or digit; a name in angle brackets is one as well.
+# What cut() finds in a piece. A: a letter or digit; beside marks, a name in angle brackets counts as one.
 _A, _UNKNOWN = r"[^\W_]", r"<[a-z]+>"
 _MARKED_HYPHEN = rf"(?<=[^\W_]|>)-(?=[^\W_]|{_UNKNOWN})"
 
@@ -121,39 +131,33 @@ def _pieces(marked: bool) -> re.Pattern[str]:
     alternatives = {"number": number, "atom": rf"{_UNKNOWN}|@[-,.]@", "dots": r"\.\.+", "clitic": clitic}
     if marked:
         alternatives["hyphen"] = _MARKED_HYPHEN
-    return re.compile("|".join(f"(?P<{name}>{rule})" for name, rule in (alternatives | {"word": word}).items()) + "|.")
+    named = [f"(?P<{name}>{rule})" for name, rule in (alternatives | {"word": word}).items()]
+    return re.compile("|".join([*named, "."]), re.DOTALL)
 
 
 _MARKED, _PLAIN = _pieces(True), _pieces(False)
 
 
-def split(text: str, marked: bool) -> str:
-    """Natural text as Moses spells it; spaces that are there stay.
+def cut(piece: str, following: str, marked: bool) -> Iterator[str]:
+    """The words of a piece of natural text without spaces.
 
     Args:
+        piece: not empty.
+        following: the piece after it.
         marked: as WikiText does, hyphens within words and the commas and dots of numbers become words of their own,
             ``@-@``, ``@,@`` and ``@.@``.
     """
-    chunks = text.split(" ")
-    return " ".join(
-        " ".join(_words(chunk, after, marked)) for chunk, after in zip(chunks, [*chunks[1:], ""], strict=True)
-    )
-
-
-def _words(chunk: str, after: str, marked: bool) -> Iterator[str]:
-    if not chunk:
-        yield ""
     at = 0
-    for piece in (_MARKED if marked else _PLAIN).finditer(chunk):
-        if piece.start() < at:
+    for found in (_MARKED if marked else _PLAIN).finditer(piece):
+        if found.start() < at:
             continue
-        at, word = piece.end(), piece[0]
-        if marked and piece.lastgroup == "hyphen":
+        at, word = found.end(), found[0]
+        if marked and found.lastgroup == "hyphen":
             yield "@-@"
-        elif marked and piece.lastgroup == "number":
-            yield re.sub("[.,]", r" @\g<0>@ ", word)
-        elif piece.lastgroup == "word" and chunk[at : at + 1] == "." and chunk[at : at + 2] != "..":
-            if keeps_dot(word, chunk[at + 1 :] or after):
+        elif marked and found.lastgroup == "number":
+            yield from re.sub("[.,]", r" @\g<0>@ ", word).split()
+        elif found.lastgroup == "word" and piece[at : at + 1] == "." and piece[at : at + 2] != "..":
+            if keeps_dot(word, piece[at + 1 :] or following):
                 at += 1
                 word += "."
             yield word

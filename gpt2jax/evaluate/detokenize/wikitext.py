@@ -1,21 +1,21 @@
 """WikiText's spelling: Moses', with ``@-@``, ``@,@`` and ``@.@`` within words and numbers, and a space around a line.
 
-Headings stay (`` = Title = `` becomes ``= Title =``), and so do ``<unk>`` and ``<formula>``.
+Headings read as in Wikipedia's source: `` = = Career = = `` becomes ``== Career ==``. ``<unk>`` and ``<formula>`` stay.
 """
 
+from collections.abc import Sequence
+from functools import partial
+
 from gpt2jax.evaluate.detokenize import moses
-from gpt2jax.evaluate.detokenize.pair import Edit, Reversible
-from gpt2jax.evaluate.detokenize.words import Joined, joined_edits, outer_spaces, padded
+from gpt2jax.evaluate.detokenize.words import Joined, WordDetokenizer
 
 
-def _edits(line: str) -> list[Edit]:
-    words = line.split(" ")
-    joined = moses.joins(words)
-    for index, word in enumerate(words):
-        if word in ("@-@", "@,@", "@.@"):
-            joined[index] = Joined(True, True, word[1])
-    outer_spaces(words, joined)
-    return joined_edits(words, joined)
+def _joins(words: Sequence[str]) -> list[Joined | None]:
+    marks = {"@-@", "@,@", "@.@"}
+    return [
+        Joined(True, True, word[1]) if word in marks else join
+        for word, join in zip(words, moses.joins(words), strict=True)
+    ]
 
 
-WIKITEXT = Reversible("wikitext", _edits, lambda text: padded(moses.split(text, marked=True)))
+WIKITEXT = WordDetokenizer("wikitext", _joins, partial(moses.cut, marked=True), padded=True)
