@@ -7,17 +7,18 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from gpt2jax import __version__
-from gpt2jax.cli import features, generate, info, plan, prepare, report, train, weights
+from gpt2jax.cli import evaluate, features, generate, info, plan, prepare, report, train, weights
 from gpt2jax.errors import GPT2JaxError, GPT2JaxWarning, nearest
 
 HELP = """usage: gpt2jax VERB [options]
 
-GPT-2 in JAX: prepare text, train, generate, convert weights.
+GPT-2 in JAX: prepare text, train, generate, evaluate, convert weights.
 
   prepare   text, JSONL or the built-in corpus to token shards
   train     train a model as a settings file says; goes on where a run was stopped
   report    compares runs, ended or not: a table and a picture
   generate  write text with a trained model
+  evaluate  the paper's zero-shot table, and other measurements of a model
   features  what a model makes of texts, as arrays
   convert   weights from any form to any other: OpenAI's, Hugging Face's, nanoGPT's, llm.c's, ours
   download  OpenAI's released models
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         "train": train.run,
         "report": report.run,
         "generate": generate.run,
+        "evaluate": evaluate.run,
         "features": features.run,
         "convert": weights.convert,
         "download": weights.download,

@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from gpt2jax.config.data import DataConfig
+from gpt2jax.config.evaluation import EvaluationConfig
 from gpt2jax.config.lora import LoraConfig
 from gpt2jax.config.mesh import DistributedConfig, MeshConfig
 from gpt2jax.config.model import ModelConfig
@@ -29,6 +30,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "DistributedConfig",
+    "EvaluationConfig",
     "LoraConfig",
     "MeshConfig",
     "ModelConfig",

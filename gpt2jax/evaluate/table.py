@@ -14,6 +14,15 @@ def lines(evaluation: Evaluation) -> Lines:
     return [names, *(_line(figure, evaluation.preset) for figure in ordered(evaluation.figures))]
 
 
+def line(figure: Figure, preset: str | None) -> str:
+    """A figure as soon as it is there."""
+    theirs = published(figure, preset)
+    text = f"{figure.name}: {shown(figure.metric, figure.value)}{_spread(figure)}"
+    if theirs is not None:
+        text += f" (paper {shown(figure.metric, theirs)}, {difference(figure, theirs)})"
+    return f"{text}, {duration(figure.seconds)}"
+
+
 def ordered(figures: tuple[Figure, ...]) -> list[Figure]:
     """In the order of the paper's columns; what has none keeps its place behind."""
     places = {column.name: place for place, column in enumerate(paper().columns)}

@@ -54,6 +54,7 @@ RULES: dict[str, Callable[[str], int]] = {
     # lm-evaluation-harness': re.split on white space, page by page, which finds an empty word at either end.
     "words-by-page": _words_by_page,
     "bytes": _bytes,
+    "characters": len,
 }
 
 

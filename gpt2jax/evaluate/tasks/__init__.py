@@ -39,6 +39,14 @@ TASKS = (
     Task("hellaswag", "how a description goes on", ("hellaswag",), hellaswag.hellaswag, "more"),
     Task("crows-pairs", "stereotypes: pairs of sentences", ("crows-pairs",), bias.crows_pairs, "bias"),
     Task("stereoset", "stereotypes: associations of words", ("stereoset",), bias.stereoset, "bias"),
+    Task(
+        "winobias",
+        "gender: pronouns of occupations, in pairs",
+        ("winobias-pro1", "winobias-anti1", "winobias-pro2", "winobias-anti2"),
+        bias.winobias,
+        "bias",
+    ),
+    Task("winogender", "gender: pronouns of occupations, in schemas", ("winogender",), bias.winogender, "bias"),
     Task("occupations", "gender after occupations, by a template", (), occupations.occupations, "bias"),
 )
 GROUPS = ("paper", "more", "bias", "all")

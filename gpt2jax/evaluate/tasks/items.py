@@ -41,7 +41,23 @@ def of_items(
     return Job(name, lambda: iter(rows), len(rows), forward, reduce, found)
 
 
-def percent(right: Sequence[bool] | np.ndarray) -> tuple[float, float]:
-    """The share of ``right`` in percent, and its standard error: that of a mean of independent draws."""
+def accuracy(task: str, variant: str, protocol: str, right: Sequence[bool], unit: str) -> Figure:
+    """The share of ``right`` in percent, with the standard error of a mean of independent draws."""
     share = float(np.mean(right, dtype=np.float64))
-    return 100 * share, 100 * math.sqrt(share * (1 - share) / len(right))
+    return Figure(
+        task=task,
+        variant=variant,
+        headline=False,
+        metric="accuracy",
+        value=100 * share,
+        protocol=protocol,
+        units=len(right),
+        unit=unit,
+        tokens=0,
+        standard_error=100 * math.sqrt(share * (1 - share) / len(right)),
+    )
+
+
+def total(scored: Scored) -> float:
+    """The log-probability of all that is scored in a row, in nats, added in float64."""
+    return float(np.sum(scored.log_probs, dtype=np.float64))

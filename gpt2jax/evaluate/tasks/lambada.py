@@ -7,6 +7,7 @@ takes stop words out of the running, to approximate that the word must be a sent
 paper does not say: here no token that is a space and a stop word can be the most probable one.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Sequence
@@ -17,25 +18,33 @@ from gpt2jax.evaluate.figures import Figure
 from gpt2jax.evaluate.find import Found
 from gpt2jax.evaluate.job import Job, Setting
 from gpt2jax.evaluate.likelihood import Scored
-from gpt2jax.evaluate.readers.lambada import read_lambada
-from gpt2jax.evaluate.tasks.items import continuation, of_items, percent
+from gpt2jax.evaluate.readers.lambada import LambadaItem, read_lambada, read_lambada_plain
+from gpt2jax.evaluate.tasks.items import accuracy, continuation, of_items
 
 FORMS = {
     "openai": "a line break before each passage and straight quotes (openai/gpt-2, issue 131)",
-    "as-is": "the text as it is in the file (lm-evaluation-harness' lambada_openai)",
+    "as-is": "the text as it is in the file, as lm-evaluation-harness takes it",
 }
 
 
 def lambada(found: Found, setting: Setting) -> Iterator[Job]:
     """The openai form, whose figures stand beside the paper's, and with all variants the text as it is."""
     for form in FORMS if setting.config.variants == "all" else ("openai",):
-        items = read_lambada(found.data, found.where, form)[: setting.config.limit]
-        where = f"{found.where}: line"
-        rows = [continuation(item.context, item.target, setting, f"{where} {item.line}") for item in items]
-        yield of_items(f"lambada/{form}", rows, functools.partial(_figures, form=form), found)
+        yield _job("lambada", form, read_lambada(found.data, found.where, form), found, setting)
 
 
-def _figures(scored: Iterator[Scored], form: str) -> list[Figure]:
+def lambada_plain(found: Found, setting: Setting) -> Iterator[Job]:
+    """The text that its authors published, lower-cased and tokenized, as it is."""
+    yield _job("lambada-plain", "as-is", read_lambada_plain(found.data, found.where, "as-is"), found, setting)
+
+
+def _job(task: str, form: str, items: Sequence[LambadaItem], found: Found, setting: Setting) -> Job:
+    items, where = items[: setting.config.limit], f"{found.where}: line"
+    rows = [continuation(item.context, item.target, setting, f"{where} {item.line}") for item in items]
+    return of_items(f"{task}/{form}", rows, functools.partial(_figures, task=task, form=form), found)
+
+
+def _figures(scored: Iterator[Scored], task: str, form: str) -> list[Figure]:
     nll, last_nll, tokens = 0.0, 0.0, 0
     word: list[bool] = []
     filtered: list[bool] = []
@@ -44,13 +53,13 @@ def _figures(scored: Iterator[Scored], form: str) -> list[Figure]:
         nll -= float(np.sum(one.log_probs, dtype=np.float64))
         last_nll -= float(one.log_probs[-1])
         tokens += len(one.log_probs)
-        word.append(bool(one.greedy.all()))
-        filtered.append(bool(one.allowed.all()))
-        last.append(bool(one.greedy[-1]))
-    items, headline = len(word), form == "openai"
-    text = FORMS[form]
+        word.append(bool(one.argmax.all()))
+        filtered.append(bool(one.greedy.all()))  # The scorer is given the stop words.
+        last.append(bool(one.argmax[-1]))
+    items, text, headline = len(word), FORMS[form], form == "openai" or task != "lambada"
+    paper = task == "lambada" and form == "openai"
     perplexity = Figure(
-        task="lambada",
+        task=task,
         variant=f"{form}, perplexity",
         headline=headline,
         metric="perplexity",
@@ -59,7 +68,7 @@ def _figures(scored: Iterator[Scored], form: str) -> list[Figure]:
         units=items,
         unit="last words",
         tokens=tokens,
-        column="lambada-ppl" if headline else None,
+        column="lambada-ppl" if paper else None,
         nll=nll,
         details={"perplexity per token": math.exp(nll / tokens), "of the last token alone": math.exp(last_nll / items)},
     )
@@ -69,23 +78,10 @@ def _figures(scored: Iterator[Scored], form: str) -> list[Figure]:
         "last token": (last, "the last token is the most probable, given the word's others"),
     }
     return [perplexity] + [
-        _accuracy(f"{form}, {name}", f"{text}; {rule}", right, headline and right is filtered)
+        dataclasses.replace(
+            accuracy(task, f"{form}, {name}", f"{text}; {rule}", right, "passages"),
+            headline=headline and right is filtered,
+            column="lambada-acc" if paper and right is filtered else None,
+        )
         for name, (right, rule) in rules.items()
     ]
-
-
-def _accuracy(variant: str, protocol: str, right: Sequence[bool], headline: bool) -> Figure:
-    value, error = percent(right)
-    return Figure(
-        task="lambada",
-        variant=variant,
-        headline=headline,
-        metric="accuracy",
-        value=value,
-        protocol=protocol,
-        units=len(right),
-        unit="passages",
-        tokens=0,
-        column="lambada-acc" if headline else None,
-        standard_error=error,
-    )

@@ -1,4 +1,5 @@
-"""The streams of the paper: which text of each file is scored; of several protocols the paper's, as far as known, first.
+"""The streams of the paper: which text of each file is scored. Of several protocols the paper's, as far as it is known,
+stands first.
 
 The paper used de-tokenizers of its own that nobody else has seen, and says for no file which; where the notes beside a
 protocol say "ours", it is of this package (:mod:`gpt2jax.evaluate.detokenize`).

@@ -1,0 +1,61 @@
+"""HellaSwag (Zellers et al. 2019): which of four endings goes on with a description; by two conventions.
+
+Completion style (build-nanogpt, llm.c) encodes context and ending apart and takes the lowest mean loss per token;
+lm-evaluation-harness cleans the text and takes the highest sum over the characters of the ending. What each of them
+calls `acc_norm` is the first figure here, what they call `acc`, by sums alone, the second.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from gpt2jax.evaluate.figures import Figure
+from gpt2jax.evaluate.find import Found
+from gpt2jax.evaluate.job import Job, Setting
+from gpt2jax.evaluate.likelihood import Scored
+from gpt2jax.evaluate.readers.hellaswag import HellaSwagItem, read_hellaswag
+from gpt2jax.evaluate.rows import Row, pair
+from gpt2jax.evaluate.tasks.items import accuracy, continuation, of_items, total
+from gpt2jax.tokenizer import encode_corpus
+
+
+def hellaswag(found: Found, setting: Setting) -> Iterator[Job]:
+    """Completion style, and with all variants the harness'."""
+    ways = {"completion": _apart, "lm-eval": _whole}
+    for convention, row in ways.items() if setting.config.variants == "all" else [("completion", _apart)]:
+        items = read_hellaswag(found.data, found.where, convention)[: setting.config.limit]
+        rows = [row(item, ending, setting, found) for item in items for ending in item.endings]
+        yield of_items(
+            f"hellaswag/{convention}", rows, functools.partial(_figures, convention=convention, items=items), found
+        )
+
+
+def _apart(item: HellaSwagItem, ending: str, setting: Setting, found: Found) -> Row:
+    context, after = (encode_corpus(setting.encoding, text) for text in (item.context, f" {ending}"))
+    return pair(context, after, setting.window)
+
+
+def _whole(item: HellaSwagItem, ending: str, setting: Setting, found: Found) -> Row:
+    return continuation(item.context, f" {ending}", setting, f"{found.where}: line {item.line}")
+
+
+def _figures(scored: Iterator[Scored], convention: str, items: Sequence[HellaSwagItem]) -> list[Figure]:
+    normalised: list[bool] = []
+    plain: list[bool] = []
+    for item in items:
+        some = [next(scored) for _ in item.endings]
+        sums = np.array([total(one) for one in some])
+        lengths = [len(one.log_probs) for one in some] if convention == "completion" else list(map(len, item.endings))
+        plain.append(int(np.argmax(sums)) == item.answer)
+        normalised.append(int(np.argmax(sums / np.array(lengths))) == item.answer)
+    per = "token" if convention == "completion" else "character"
+    rules = {f"per {per}": (normalised, f"log-probability per {per}"), "sum": (plain, "log-probability")}
+    return [
+        dataclasses.replace(
+            accuracy("hellaswag", f"{convention}, {name}", f"the ending with the highest {rule}", right, "questions"),
+            headline=right is normalised and convention == "completion",
+        )
+        for name, (right, rule) in rules.items()
+    ]
