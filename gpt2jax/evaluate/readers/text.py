@@ -30,8 +30,11 @@ def decode(data: bytes, where: str) -> str:
 
 
 def numbered(text: str) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers from 1, without their newlines, which are ``\\n`` alone."""
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+    """Lines with their numbers from 1, without ``\\n`` and what Windows puts before it.
+
+    Empty lines at the end are none.
+    """
+    for number, line in enumerate(text.rstrip("\r\n").split("\n"), start=1):
         yield number, line.removesuffix("\r")
 
 
