@@ -5,9 +5,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,64 +17,8 @@ from gpt2jax.weights import released
 from gpt2jax.weights.download import cached, download
 from gpt2jax.weights.released import RemoteFile
 from gpt2jax.weights.sources import load, open_weights
+from tests.server import Server, serving
 from tests.weights.helpers import FIXTURES, GOLDEN, params_of, reference, same
-
-
-class Server(ThreadingHTTPServer):
-    """Serves bytes by path; ``faults`` are taken one by one, a request each."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {}
-        self.faults: list[str] = []
-        self.requests: list[tuple[str, str | None]] = []
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        self.server.requests.append((self.path, asked))
-        fault = self.server.faults.pop(0) if self.server.faults else ""
-        body = self.server.files.get(self.path.removeprefix("/cdn"))
-        if body is None or fault.isdecimal():
-            self.send_error(int(fault or 404))
-            return
-        etag = f'"{hashlib.md5(body).hexdigest()}"'
-        if fault in ("redirect", "REDIRECT"):
-            self.send_response(302)
-            self.send_header("Location", f"{self.server.url}/cdn{self.path}")
-            name = "X-Linked-Etag" if fault == "redirect" else "X-LINKED-ETAG"
-            self.send_header(name, f'"{hashlib.sha256(body).hexdigest()}"')
-            self.end_headers()
-            return
-        if fault in ("page", "hidden page"):
-            body = b"<!DOCTYPE html><html><body>Please log in.</body></html>"
-        if fault == "other bytes":
-            body = bytes([body[0] ^ 1]) + body[1:]
-        if fault == "short":  # A whole answer, of a file that is too small.
-            body = body[:-1]
-        start = 0
-        if asked and fault != "whole again" and self.headers.get("If-Range") == etag:
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
-            self.send_response(206)
-            place = start + 1 if fault == "wrong range" else start
-            self.send_header("Content-Range", f"bytes {place}-{len(body) - 1}/{len(body)}")
-        else:
-            self.send_response(200)
-        self.send_header("Content-Type", "text/html" if fault == "page" else "application/octet-stream")
-        if fault != "no length":
-            self.send_header("Content-Length", "many" if fault == "odd length" else str(len(body) - start))
-        self.send_header("ETag", etag)
-        self.end_headers()
-        if fault == "cut":  # The connection ends in the middle.
-            body = body[: start + (len(body) - start) // 2]
-        self.wfile.write(body[start:])
 
 
 @pytest.fixture
@@ -85,7 +27,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setenv("GPT2JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(core.time, "sleep", lambda seconds: None)
-    with Server() as server:
+    with serving() as server:
         sources = sorted(path for path in (FIXTURES / "openai_tf_tiny").iterdir() if path.suffix != ".npz")
         files = []
         for path in sources:
@@ -94,11 +36,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
             digest = hashlib.md5(body).hexdigest() if "data" in path.name else None
             files.append(RemoteFile(path.name, f"124M/{path.name}", len(body), md5=digest))
         monkeypatch.setattr(module, "files", lambda preset, publisher: files)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 DATA = "model.ckpt.data-00000-of-00001"

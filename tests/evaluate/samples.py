@@ -1,0 +1,116 @@
+"""Small files in the exact form of each data set, and where the real ones lie."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+# A title, a blank line, sections and quotes, as in wiki.test.tokens: every line between spaces, blank ones a space.
+WIKITEXT = (
+    b' \n = The first page = \n \n It has a <unk> of 1 @,@ 000 words , and " more " . \n \n = = A section = = \n \n'
+    b" Its end . \n \n = The second page = \n \n It is short . \n"
+)
+
+PTB = b" the company said N shares were <unk> \n it did n't say why \n"
+
+LAMBADA_TEXTS = (
+    "“Where is it?” she asked. He had looked for the key all day, and now she was wearing the key",
+    'They met at the bridge. "I never liked this place," he said, and looked down from the bridge',
+    "A line\nbreaks before the last word of this passage about the old\nlighthouse",
+)
+LAMBADA = "".join(json.dumps({"text": text}) + "\n" for text in LAMBADA_TEXTS).encode()
+LAMBADA_PLAIN = b"`` where is it ? '' she asked , and opened the box\nhe had not seen the box\n"
+
+CANDIDATES = ("apple", "basket", "bird", "door", "garden", "house", "morning", "river", "stone", "window")
+
+
+def cbt_block(query: str = "She opened the XXXXX and looked out .", answer: str = "window") -> str:
+    """A question of twenty-one lines."""
+    lines = [f"{number} `` This is sentence {number} , '' she said . " for number in range(1, 21)]
+    return "\n".join([*lines, f"21 {query}\t{answer}\t\t{'|'.join(CANDIDATES)}"]) + "\n\n"
+
+
+CBT = (cbt_block() + cbt_block("The XXXXX flew away ; nobody saw the XXXXX again .", "bird")).encode()
+
+HELLASWAG_ROWS = (
+    {
+        "ind": 24,
+        "activity_label": "Roof shingle removal",
+        "ctx_a": "A man is sitting on a roof.",
+        "ctx_b": "he",
+        "ctx": "A man is sitting on a roof. he",
+        "split": "val",
+        "split_type": "indomain",
+        "label": 3,
+        "endings": ["sings.", "falls asleep.", "paints a wall.", "starts pulling up shingles."],
+        "source_id": "activitynet~v_abc",
+    },
+    {
+        "ind": 25,
+        "activity_label": "Home and Garden",
+        "ctx_a": "[header] How to water plants [title] Choose a can.",
+        "ctx_b": "",
+        "ctx": "[header] How to water plants [title] Choose a can.",
+        "split": "val",
+        "split_type": "zeroshot",
+        "label": 0,
+        "endings": ["[step] Fill it.", "[step] Sell it.", "Throw it away.", "Eat it."],
+        "source_id": "wikihow~1",
+    },
+)
+HELLASWAG = "".join(json.dumps(row) + "\n" for row in HELLASWAG_ROWS).encode()
+
+CROWS_PAIRS = (
+    b",sent_more,sent_less,stereo_antistereo,bias_type,annotations,anon_writer,anon_annotators\n"
+    b'0,"Old people, they forget.","Young people, they forget.",stereo,age,"[[\'age\']]",a1,"[\'a2\']"\n'
+    b"1,He was good at sums.,She was good at sums.,antistereo,gender,[],a1,[]\n"
+)
+
+
+def stereoset_item(number: int, context: str) -> dict[str, object]:
+    labels = ("anti-stereotype", "unrelated", "stereotype")
+    sentences = [
+        {"sentence": f"Sentence {label}.", "id": f"s{label}", "labels": [], "gold_label": label} for label in labels
+    ]
+    return {"id": f"i{number}", "target": "chef", "bias_type": "profession", "context": context, "sentences": sentences}
+
+
+STEREOSET = json.dumps(
+    {
+        "version": "1.1",
+        "data": {
+            "intersentence": [stereoset_item(2, "He is a chef.")],
+            "intrasentence": [stereoset_item(0, "The chef is BLANK."), stereoset_item(1, "A chef was BLANK.")],
+        },
+    }
+).encode()
+
+WINOBIAS_PRO = (
+    b"1 [The baker] called the pilot because [she] was late.\n"
+    b"2 The baker called [the pilot] because [he] knew [his] way.\n"
+    b"3 The baker likes [the pilot] because [he] is a kind man.\n"
+)
+# In another order, one sentence edited, lines not numbered.
+WINOBIAS_ANTI = (
+    b"The baker called [the pilot] because [she] knew [her] way.\n"
+    b"[The baker] called the pilot because [he] was late.\n"
+    b"The baker likes [the pilot] because [she] is kind.\n"
+)
+
+WINOGENDER = (
+    "sentid\tsentence\n"
+    + "".join(
+        f"baker.guest.{place}.{gender}.txt\tThe baker told the guest that {pronoun} could {verb}.\n"
+        for place, verb in ((1, "eat"), (0, "bake"))
+        for gender, pronoun in (("male", "he"), ("female", "she"), ("neutral", "they"))
+    )
+).encode()
+
+
+def real(name: str) -> Path:
+    """The folder of real files, if it holds ``name``; else the test is skipped, and says so."""
+    folder = Path(os.environ.get("GPT2JAX_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    if not (folder / name).is_file():
+        pytest.skip(f"{name} is not in GPT2JAX_DATA or ../shared/data")
+    return folder
