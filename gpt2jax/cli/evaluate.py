@@ -91,9 +91,9 @@ def _download(given: EvaluateArgs) -> None:
 
 
 def _listed(data: Path) -> list[list[str]]:
-    """A line for each file that a task needs: whether it is in ``data``, and else how to get it."""
+    """A line for each task: whether its files are in ``data``, and else how to get them."""
     from gpt2jax.evaluate.catalog import dataset
-    from gpt2jax.evaluate.find import Missing, find, obtain
+    from gpt2jax.evaluate.find import Missing, find
     from gpt2jax.evaluate.tasks import TASKS
 
     lines = [["task", "group", "what", "data"]]
@@ -105,11 +105,14 @@ def _listed(data: Path) -> list[list[str]]:
             except GPT2JaxError as error:
                 states.append(str(error))
                 continue
-            if found is None or isinstance(found, Missing):
-                states.append(obtain(dataset(name)))
-            else:
+            entry = dataset(name)
+            if found is not None and not isinstance(found, Missing):
                 states.append(found.where)
-        lines.append([task.name, task.group, task.title, "; ".join(states) or "needs no file"])
+            elif entry.public:
+                states.append(f"--download {entry.group or name}")
+            else:
+                states.append("not public")
+        lines.append([task.name, task.group, task.title, ", ".join(dict.fromkeys(states)) or "needs no file"])
     return lines
 
 

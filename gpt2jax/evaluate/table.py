@@ -10,7 +10,7 @@ from gpt2jax.tables import Lines, markdown
 
 def lines(evaluation: Evaluation) -> Lines:
     """A line of names, then one for each figure: those that stand beside the paper's in its order, then the others."""
-    names = ["task", "ours", "paper", "difference", "U", "unit", "tokens", "time"]
+    names = ["task", "ours", "paper", "difference", "U", "unit", "tokens", "time", "protocol"]
     return [names, *(_line(figure, evaluation.preset) for figure in ordered(evaluation.figures))]
 
 
@@ -46,6 +46,7 @@ def _line(figure: Figure, preset: str | None) -> list[str]:
         figure.unit,
         f"{figure.tokens:,}" if figure.tokens else "-",
         duration(figure.seconds),
+        figure.protocol,
     ]
 
 
