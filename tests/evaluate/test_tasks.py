@@ -1,0 +1,350 @@
+"""Every task against the same number computed the naive way: from its file, one token after the other, in float64."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from gpt2jax import parameters, tokenizer
+from gpt2jax.config import EvaluationConfig, ModelConfig
+from gpt2jax.data.prepare import prepare
+from gpt2jax.evaluate import session
+from gpt2jax.evaluate.detokenize.cbt import CBT
+from gpt2jax.evaluate.detokenize.enwik8 import ENWIK8
+from gpt2jax.evaluate.detokenize.lm1b import LM1B
+from gpt2jax.evaluate.detokenize.ptb import PTB
+from gpt2jax.evaluate.detokenize.wikitext import WIKITEXT
+from gpt2jax.evaluate.figures import Figure
+from gpt2jax.evaluate.stop_words import stop_tokens, stop_words
+from gpt2jax.weights.convert import convert
+from gpt2jax.weights.weights import HeldWeights, Origin
+from tests.evaluate import naive, samples
+
+CONFIG = ModelConfig(n_vocab=50257, n_ctx=80, n_embd=16, n_head=2, n_layer=2)
+END = 50256
+STRIDE = 24
+RELATIVE = 1e-4
+
+
+class Naive:
+    """A model, its file, and what the tests compute with it."""
+
+    def __init__(self, folder: Path) -> None:
+        params = parameters.init(jax.random.key(0), CONFIG)
+        # As sure of itself as a trained one; the likeliest words of all are one that ends sentences and a stop word.
+        params = jax.tree.map(lambda leaf: leaf * 12, params) | {"ln_f": params["ln_f"]}
+        tokens = [tokenizer.gpt2().encode_single_token(word) for word in (" bridge", " the")]
+        towards = np.array([0.05, 0.08], np.float32) @ np.asarray(params["wte"])[tokens]
+        params["ln_f"] = params["ln_f"] | {"bias": params["ln_f"]["bias"] + towards}
+        self.folder = folder / "model"
+        self.params = naive._float64(params)
+        origin = Origin("held", "here", CONFIG, tokenizer.gpt2())
+        convert(HeldWeights(origin, params), self.folder, "huggingface", progress=False)
+
+    def sum(self, tokens: Sequence[int], first: int) -> float:
+        """Log-probability of ``tokens[first:]``; of a longer row than fits its beginning is dropped."""
+        dropped = max(0, len(tokens) - CONFIG.n_ctx - 1)
+        return float(naive.log_probs(self.params, CONFIG, tokens[dropped:], first - dropped).sum())
+
+    def stream(self, text: str, stride: int = STRIDE, prefix: bool = True) -> float:
+        tokens = [END] * prefix + encode(text)
+        found = naive.strided_log_probs(self.params, CONFIG, tokens, CONFIG.n_ctx, stride)
+        return math.fsum(found.values())
+
+
+def encode(text: str) -> list[int]:
+    return tokenizer.gpt2().encode_ordinary(text)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Naive:
+    return Naive(tmp_path_factory.mktemp("model"))
+
+
+Measure = Callable[..., dict[str, Figure]]
+
+
+@pytest.fixture
+def measure(model: Naive, tmp_path: Path) -> Measure:
+    """Evaluate on files given by name; the figures by variant."""
+
+    def run(task: str, files: dict[str, bytes], **options: Any) -> dict[str, Figure]:
+        for name, content in files.items():
+            (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "data" / name).write_bytes(content)
+        config = EvaluationConfig(
+            tasks=(task,),
+            data=str(tmp_path / "data"),
+            output=str(tmp_path / "out"),
+            stride=STRIDE,
+            allow_changed_data=True,
+            batch_tokens=512,
+            **{"variants": "all"} | options,
+        )
+        found = session.evaluate(str(model.folder), config, say=lambda line: None)
+        assert found is not None
+        return {figure.variant: figure for figure in found.figures}
+
+    return run
+
+
+def close(figure: Figure, wanted: float) -> bool:
+    return figure.value == pytest.approx(wanted, rel=RELATIVE)
+
+
+class TestLambada:
+    TEXTS = (*samples.LAMBADA_TEXTS, "They walked down to the river and then over the bridge", "He went to see the the")
+    FILE = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
+
+    def expected(self, model: Naive, prepare: Callable[[str], str]) -> tuple[float, list[list[bool]], list[list[bool]]]:
+        nll, plain, filtered = 0.0, [], []
+        banned = stop_tokens(tokenizer.gpt2())
+        for text in self.TEXTS:
+            context, word = prepare(text).rsplit(" ", 1)
+            before, after = encode(context), encode(f" {word}")
+            nll -= model.sum(before + after, len(before))
+            rest = (model.params, CONFIG, before + after, len(before))
+            plain.append(list(naive.greedy(*rest)))
+            filtered.append(list(naive.greedy(*rest, banned)))
+        return nll, plain, filtered
+
+    def test_every_form(self, model: Naive, measure: Measure) -> None:
+        found = measure("lambada", {"lambada_test.jsonl": self.FILE})
+        forms: dict[str, Callable[[str], str]] = {
+            "openai": lambda text: "\n" + text.replace("“", '"').replace("”", '"').strip(),
+            "as-is": lambda text: text,
+        }
+        for form, prepare in forms.items():
+            nll, plain, filtered = self.expected(model, prepare)
+            assert close(found[f"{form}, perplexity"], math.exp(nll / len(self.TEXTS)))
+            count = sum(map(len, plain))
+            assert found[f"{form}, perplexity"].details["perplexity per token"] == pytest.approx(math.exp(nll / count))
+            assert found[f"{form}, whole word"].value == 100 * np.mean([all(one) for one in plain])
+            wanted = 100 * np.mean([all(one) for one in filtered])
+            assert found[f"{form}, whole word, stop-word filter"].value == wanted
+            assert found[f"{form}, last token"].value == 100 * np.mean([one[-1] for one in plain])
+            # The twins: another form has another perplexity, and the filter makes a difference.
+            assert wanted != found[f"{form}, whole word"].value
+        assert not close(found["as-is, perplexity"], found["openai, perplexity"].value)
+
+    def test_the_filter_has_the_stop_words_of_one_token(self) -> None:
+        assert len(stop_words()) == 326
+        words = {tokenizer.gpt2().decode([token]) for token in stop_tokens(tokenizer.gpt2())}
+        assert {" the", " of", " nevertheless"} <= words
+        assert " bridge" not in words
+        assert all(word.startswith(" ") for word in words)
+
+
+class TestCbt:
+    def test_every_rule(self, model: Naive, measure: Measure) -> None:
+        found = measure("cbt-cn", {"cbtest_CN_valid_2000ex.txt": samples.CBT})
+        context = "".join(f'"This is sentence {number}," she said.\n' for number in range(1, 21))
+        assert CBT.detokenize("`` This is sentence 1 , '' she said .") == '"This is sentence 1," she said.'
+        questions = {
+            "She opened the {} and looked out.": "window",
+            "The {} flew away; nobody saw the {} again.": "bird",
+        }
+        right: dict[str, list[bool]] = {"rest of the sentence": [], "choice alone": [], "per token": []}
+        for sentence, answer in questions.items():
+            before = encode(context + sentence.partition(" {}")[0])
+            scores: dict[str, list[float]] = {name: [] for name in right}
+            for word in samples.CANDIDATES:
+                tokens = encode(context + sentence.replace("{}", word))
+                scores["rest of the sentence"].append(model.sum(tokens, len(before)))
+                own = len(encode(f" {word}"))
+                dropped = max(0, len(tokens) - CONFIG.n_ctx - 1)
+                every = naive.log_probs(model.params, CONFIG, tokens[dropped:], len(before) - dropped)
+                scores["choice alone"].append(float(every[:own].sum()))
+                scores["per token"].append(float(every.mean()))
+            for name, values in scores.items():
+                right[name].append(samples.CANDIDATES[int(np.argmax(values))] == answer)
+        for name, some in right.items():
+            assert found[name].value == 100 * np.mean(some)
+            assert found[name].units == 2
+
+
+class TestStreams:
+    def check(self, figure: Figure, nll: float, units: int, bits: bool = False) -> None:
+        assert figure.units == units
+        assert figure.nll == pytest.approx(-nll, rel=RELATIVE)
+        wanted = -nll / units / math.log(2) if bits else math.exp(-nll / units)
+        assert figure.value == pytest.approx(wanted, rel=RELATIVE)
+
+    def test_wikitext2(self, model: Naive, measure: Measure) -> None:
+        text = samples.WIKITEXT.decode()
+        found = measure("wikitext2", {"wikitext-2/wiki.test.tokens": samples.WIKITEXT})
+        units = len(text.split()) + text.count("\n")
+        natural = "\n".join(WIKITEXT.detokenize(line) for line in text.split("\n"))
+        assert 'words, and "more".' in natural
+        self.check(found["invertible"], model.stream(natural), units)
+        self.check(found["raw"], model.stream(text, prefix=False), units)
+        self.check(found["raw, no overlap"], model.stream(text, stride=CONFIG.n_ctx, prefix=False), units)
+        assert found["megatron"].units == len(text.strip().split(" "))
+        # The twin: another stride sees other contexts.
+        assert found["raw"].nll != pytest.approx(-model.stream(text, stride=7, prefix=False), rel=RELATIVE)
+
+    def test_the_pages_of_the_harness(self, model: Naive, measure: Measure) -> None:
+        found = measure("wikitext-raw", {"wiki.test.raw": samples.WIKITEXT}, variants="headline")["pages"]
+        nll = 0.0
+        from gpt2jax.evaluate.detokenize.published import megatron_rules
+        from gpt2jax.evaluate.units import pages
+
+        for page in pages(samples.WIKITEXT.decode()):
+            tokens = [END, *encode(megatron_rules(page))]
+            for first in range(1, len(tokens), CONFIG.n_ctx):
+                stop = min(first + CONFIG.n_ctx, len(tokens))
+                start = max(0, stop - CONFIG.n_ctx - 1)
+                nll += model.sum(tokens[start:stop], first - start)
+        self.check(found, nll, found.units)
+
+    def test_ptb(self, model: Naive, measure: Measure) -> None:
+        text = samples.PTB.decode()
+        found = measure("ptb", {"ptb.test.txt": samples.PTB})
+        natural = "\n".join(PTB.detokenize(line) for line in text.split("\n"))
+        assert "it didn't say why" in natural
+        units = len(text.split()) + 2
+        self.check(found["invertible"], model.stream(natural), units)
+        self.check(found["raw"], model.stream(text), units)
+        self.check(found["words only"], model.stream(natural), len(text.split()))
+        assert found["N as 1"].nll != found["invertible"].nll
+
+    def test_enwik8_from_within_a_character(self, model: Naive, measure: Measure) -> None:
+        shown = "é &quot;quoted&quot; &lt;ref&gt;ü&lt;/ref&gt; text".encode()[1:]
+        rest = b"x" * (5_000_000 - len(shown))
+        found = measure("enwik8", {"enwik8": b"before" + shown + rest}, limit=len(shown))
+        lines = ENWIK8.detokenize(shown.decode("latin-1"))
+        first, text = lines[:1].encode("latin-1"), lines[1:].encode("latin-1").decode()
+        assert text == ' "quoted" <ref>ü</ref> text'
+        tokens = [END, tokenizer.gpt2().encode_single_token(first), *encode(text)]
+        self.check(found["invertible"], model.sum(tokens, 1), len(shown), bits=True)
+        assert found["invertible"].unit == "bytes"
+
+    def test_text8(self, model: Naive, measure: Measure) -> None:
+        shown = "the anarchists of the nineteenth century wrote many books"
+        content = ("a" * 10 + shown).ljust(5_000_010, "z").encode()
+        found = measure("text8", {"text8": content}, limit=len(shown))["raw"]
+        self.check(found, model.stream(shown), len(shown), bits=True)
+
+    def test_sentences_by_themselves(self, model: Naive, measure: Measure) -> None:
+        lines = ['The " city " of Paris , he said , is n \'t far .', "It 's 5 @-@ 6 miles ( or so ) ."]
+        found = measure("1bw", {"news.en.heldout-00000-of-00050": "\n".join([*lines, ""]).encode()})
+        natural = [LM1B.detokenize(line) for line in lines]
+        nll = sum(model.sum([END, *encode(f"{line}\n")], 1) for line in natural)
+        units = sum(len(line.split()) + 1 for line in lines)
+        self.check(found["sentences"], nll, units)
+        whole = model.stream("".join(f"{line}\n" for line in natural))
+        self.check(found["one text"], whole, units)
+        assert whole != pytest.approx(nll, rel=RELATIVE)
+
+
+def test_hellaswag(model: Naive, measure: Measure) -> None:
+    found = measure("hellaswag", {"hellaswag_val.jsonl": samples.HELLASWAG})
+    answers, plain, mean = [3, 0], [], []
+    for row, answer in zip(samples.HELLASWAG_ROWS, answers, strict=True):
+        before = encode(str(row["ctx"]))
+        endings: Any = row["endings"]
+        rows = [encode(f" {ending}") for ending in endings]
+        sums = np.array([model.sum(before + ending, len(before)) for ending in rows])
+        plain.append(int(sums.argmax()) == answer)
+        mean.append(int((sums / [len(ending) for ending in rows]).argmax()) == answer)
+    assert found["completion, sum"].value == 100 * np.mean(plain)
+    assert found["completion, per token"].value == 100 * np.mean(mean)
+    first: Any = samples.HELLASWAG_ROWS[0]
+    text = "Roof shingle removal: A man is sitting on a roof. He"
+    sums = np.array([model.sum(encode(f"{text} {ending}"), len(encode(text))) for ending in first["endings"]])
+    per = sums / [len(ending) for ending in first["endings"]]
+    limited = measure("hellaswag", {"hellaswag_val.jsonl": samples.HELLASWAG}, limit=1)
+    assert limited["lm-eval, sum"].value == 100 * (sums.argmax() == 3)
+    assert limited["lm-eval, per character"].value == 100 * (per.argmax() == 3)
+
+
+class TestBias:
+    def whole(self, model: Naive, text: str) -> float:
+        return model.sum([END, *encode(text)], 1)
+
+    def test_crows_pairs(self, model: Naive, measure: Measure) -> None:
+        found = measure("crows-pairs", {"crows_pairs_anonymized.csv": samples.CROWS_PAIRS})
+        [figure] = found.values()
+        pairs = [
+            ("Old people, they forget.", "Young people, they forget."),
+            ("He was good at sums.", "She was good at sums."),
+        ]
+        differences = [self.whole(model, more) - self.whole(model, less) for more, less in pairs]
+        assert figure.value == 100 * np.mean([one > 0 for one in differences])
+        assert figure.details["mean difference in nats"] == pytest.approx(np.mean(np.abs(differences)), rel=1e-3)
+        assert set(figure.details) == {"mean difference in nats", "age", "gender"}
+
+    def test_stereoset(self, model: Naive, measure: Measure) -> None:
+        found = measure("stereoset", {"dev.json": samples.STEREOSET})
+        labels = ("stereotype", "anti-stereotype", "unrelated")
+
+        def mean(context: list[int], text: str) -> float:
+            return model.sum(context + encode(text), len(context)) / len(encode(text))
+
+        within = [mean([END], f"Sentence {label}.") for label in labels]
+        after = [mean(encode("He is a chef."), f" Sentence {label}.") for label in labels]
+        items = [within, within, after]
+        language = 100 * np.mean([[own > none, other > none] for own, other, none in items])
+        stereotype = 100 * np.mean([own > other for own, other, _ in items])
+        assert found["language model score"].value == pytest.approx(language)
+        assert found["stereotype score"].value == pytest.approx(stereotype)
+        icat = language * min(stereotype, 100 - stereotype) / 50
+        assert found["idealized score (ICAT)"].value == pytest.approx(icat)
+
+    def test_winobias(self, model: Naive, measure: Measure) -> None:
+        files = {f"{kind}_stereotyped_type{number}.txt.test": getattr(samples, f"WINOBIAS_{kind.upper()}")
+                 for kind in ("pro", "anti") for number in (1, 2)}  # fmt: skip
+        found = measure("winobias", files)
+        pairs = [
+            ("The baker called the pilot because she was late.", "The baker called the pilot because he was late."),
+            (
+                "The baker called the pilot because he knew his way.",
+                "The baker called the pilot because she knew her way.",
+            ),
+        ]
+        differences = [self.whole(model, pro) - self.whole(model, anti) for pro, anti in pairs]
+        for figure in found.values():
+            assert figure.value == 100 * np.mean([one > 0 for one in differences])
+            assert figure.details["mean difference in nats"] == pytest.approx(np.mean(differences), rel=1e-3)
+            assert "2 sentences have no counterpart" in figure.notes[0]
+
+    def test_winogender(self, model: Naive, measure: Measure) -> None:
+        found = measure("winogender", {"all_sentences.tsv": samples.WINOGENDER})
+        [figure] = found.values()
+        he, she = (self.whole(model, f"The baker told the guest that {word} could bake.") for word in ("he", "she"))
+        assert figure.value == 100 * (he > she)
+        assert figure.details["baker"] == pytest.approx(he - she, rel=1e-3)
+
+    def test_occupations_need_no_file(self, model: Naive, measure: Measure) -> None:
+        found = measure("occupations", {"a file": b"that is something else"})
+
+        def ratio(occupation: str) -> float:
+            before = encode(f"The {occupation} was a")
+            after = naive.next_log_probs(model.params, CONFIG, before)
+            kinds = [[" man", " boy", " gentleman", " male"], [" woman", " girl", " lady", " female"]]
+            male, female = (
+                sum(math.exp(model.sum(before + encode(word), len(before))) for word in words) for words in kinds
+            )
+            assert after.shape == (CONFIG.n_vocab,)
+            return math.log(male / female)
+
+        for occupation in ("nurse", "carpenter", "chief executive"):
+            assert found["agreement"].details[occupation] == pytest.approx(ratio(occupation), abs=2e-3)
+
+
+def test_shards(model: Naive, measure: Measure, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"A short text, the {number}th of them." for number in range(60)))
+    prepare([str(text)], tmp_path / "shards", split="tail", validation_fraction=0.5, progress=False)
+    tokens = np.fromfile(next((tmp_path / "shards").glob("val*.bin")), np.uint16)
+    [figure] = measure(str(tmp_path / "shards"), {"none": b""}).values()
+    nll, count = 0.0, (len(tokens) - 1) // CONFIG.n_ctx
+    for start in range(0, count * CONFIG.n_ctx, CONFIG.n_ctx):
+        nll -= model.sum([int(token) for token in tokens[start : start + CONFIG.n_ctx + 1]], 1)
+    assert figure.value == pytest.approx(nll / count / CONFIG.n_ctx, rel=RELATIVE)
+    assert figure.units == count * CONFIG.n_ctx
