@@ -64,7 +64,8 @@ def _cut(piece: str, following: str) -> Iterator[str]:
         if found.start() < at:
             continue
         at, word = found.end(), found[0]
-        opens = not piece[: found.start()].strip("([{\"'") and at < len(piece)
+        before, after = piece[: found.start()], piece[at:]
+        opens = after != "" and (not before.strip("([{\"'") or (before.endswith("--") and after[0].isalnum()))
         match found.lastgroup:
             case "bracket":
                 yield _NAMES[word]

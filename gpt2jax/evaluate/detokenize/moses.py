@@ -17,9 +17,9 @@ LEFT, RIGHT, BOTH = (True, False), (False, True), (True, True)
 # What keeps its dot whatever follows (titles, ranks, offices), and what does so before a number. Moses' list has no
 # Inc, Jr, Co, etc or al: theirs is a word of its own unless a lower-case word follows.
 _TITLES = """
-    Mr Mrs Ms MR MRS MS Mlle Mme Messrs Msgr MM Dr DR Drs Prof Rev rev Rt Hon Sr St Supt Surg Insp Adj Adm Asst Brig Capt
-    Cmdr Col Comdr Cpl Ens Gen Lt Maj Pfc Pvt Sfc Sgt Gov Rep Reps Sen Sens Res Bart Bldg Bros Con Corp Hosp Hr Op Ord Ph
-    Adv v vs
+    Mr Mrs Ms MR MRS MS Mlle Mme Messrs Msgr MM Dr DR Drs Prof Rev rev Rt Hon Sr St Supt Surg Insp Adj Adm Asst
+    Brig Capt Cmdr Col Comdr Cpl Ens Gen Lt Maj Pfc Pvt Sfc Sgt Gov Rep Reps Sen Sens Res Bart Bldg Bros Con Corp
+    Hosp Hr Op Ord Ph Adv v vs
 """
 ABBREVIATIONS = frozenset(_TITLES.split())
 BEFORE_NUMBER = frozenset(["No", "Nos", "Art", "Nr", "pp"])
@@ -51,7 +51,7 @@ def joins(words: Sequence[str]) -> list[Joined | None]:
             sides = _apostrophe(single, before, after)
         elif sides is None:
             sides = _between(word, before, after)
-        elif word == "$" and re.fullmatch(r"US|[ACS]|NZ|HK", before):
+        elif word == "$" and re.fullmatch("US|NZ|HK", before):
             sides = BOTH
         result.append(Joined(*sides, word) if sides else None)
     return result
