@@ -8,7 +8,7 @@ already in the place of ``XXXXX``: then what surrounds it is spelled as for any 
 import re
 from collections.abc import Iterator, Sequence
 
-from gpt2jax.evaluate.detokenize.moses import ABBREVIATIONS
+from gpt2jax.evaluate.detokenize.moses import is_abbreviation
 from gpt2jax.evaluate.detokenize.words import Joined, WordDetokenizer
 
 _BRACKETS = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}"}
@@ -74,17 +74,13 @@ def _cut(piece: str, following: str) -> Iterator[str]:
             case "single":
                 yield "`" if opens else "'"
             case "word" | "elided":
-                if piece[at : at + 1] == "." and piece[at : at + 2] != ".." and _keeps_dot(word):
+                if piece[at : at + 1] == "." and piece[at : at + 2] != ".." and word != "I" and is_abbreviation(word):
                     at += 1
                     word += "."
                 halves = _WHOLE.fullmatch(word)
                 yield from filter(None, halves.groups()) if halves else [word]
             case _:
                 yield word
-
-
-def _keeps_dot(word: str) -> bool:
-    return word in ABBREVIATIONS or (len(word) == 1 and word.isupper() and word != "I") or "." in word
 
 
 CBT = WordDetokenizer("cbt", _joins, _cut)
