@@ -3,6 +3,7 @@ two processes."""
 
 import contextlib
 import math
+import os
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
 from gpt2jax import parameters
@@ -76,6 +78,14 @@ def load_openai() -> Checkpoint:
     return Checkpoint(
         config, from_foreign(tensors.__getitem__, "openai", config), dict(np.load(folder / "expected.npz"))
     )
+
+
+def shared_data(name: str) -> Path:
+    """A real corpus that is not part of the project."""
+    folder = Path(os.environ.get("GPT2JAX_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (folder / name).is_file():
+        pytest.skip(f"{name} is not in GPT2JAX_DATA or ../shared/data")
+    return folder / name
 
 
 def place_on(data: int, fsdp: int, tensor: int, rules: Rules | None = None) -> Partition:

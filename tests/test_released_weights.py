@@ -7,7 +7,6 @@ The variable names any form of the model: a folder of OpenAI's or Hugging Face's
 
 import functools
 import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +22,9 @@ from gpt2jax.model import final_states, forward
 from gpt2jax.parameters import Params
 from gpt2jax.train.objective import loss_sum
 from gpt2jax.weights.sources import Loaded
+from tests.helpers import shared_data
 
 SOURCE = os.environ.get("GPT2JAX_WEIGHTS", "")
-DATA = Path(os.environ.get("GPT2JAX_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 pytestmark = pytest.mark.skipif(
     not SOURCE, reason="needs the released 124M weights: GPT2JAX_WEIGHTS should name them (gpt2jax download gpt2)"
@@ -97,10 +96,7 @@ def test_features_are_those_of_keras_hub() -> None:
 
 def test_ten_steps_of_training_have_the_losses_of_llmc(standard_promotion: None) -> None:
     """karpathy/llm.c, test_gpt2.c: one batch ten times over, AdamW with decay on every tensor."""
-    corpus = DATA / "tinyshakespeare.txt"
-    if not corpus.exists():
-        pytest.skip(f"needs {corpus} (or GPT2JAX_DATA naming its folder)")
-    sections = corpus.read_text(encoding="utf-8").split("\n\n")
+    sections = shared_data("tinyshakespeare.txt").read_text(encoding="utf-8").split("\n\n")
     tokens: list[int] = []
     for section in sections[:20]:
         tokens += [50256, *tokenizer.gpt2().encode_ordinary(section + "\n\n")]

@@ -1,7 +1,6 @@
 """Corpus to folder: what is written, where, and what is left when it goes wrong."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,9 @@ from gpt2jax.data.meta import Meta, read_meta
 from gpt2jax.data.prepare import prepare
 from gpt2jax.data.shards import Format, Split
 from gpt2jax.errors import GPT2JaxError
+from tests.helpers import shared_data
 
 EOT = 256
-
-
-def shared_data(name: str) -> Path:
-    """A real corpus that is not part of the project."""
-    folder = Path(os.environ.get("GPT2JAX_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    if not (folder / name).is_file():
-        pytest.skip(f"{name} is not in GPT2JAX_DATA or ../shared/data")
-    return folder / name
 
 
 def corpus(folder: Path, documents: list[str], name: str = "corpus.jsonl") -> list[str]:

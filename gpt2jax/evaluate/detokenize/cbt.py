@@ -8,7 +8,7 @@ already in the place of ``XXXXX``: then what surrounds it is spelled as for any 
 import re
 from collections.abc import Iterator, Sequence
 
-from gpt2jax.evaluate.detokenize.moses import ABBREVIATIONS
+from gpt2jax.evaluate.detokenize.moses import is_abbreviation
 from gpt2jax.evaluate.detokenize.words import Joined, WordDetokenizer
 
 _BRACKETS = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}"}
@@ -64,7 +64,8 @@ def _cut(piece: str, following: str) -> Iterator[str]:
         if found.start() < at:
             continue
         at, word = found.end(), found[0]
-        opens = not piece[: found.start()].strip("([{\"'") and at < len(piece)
+        before, after = piece[: found.start()], piece[at:]
+        opens = after != "" and (not before.strip("([{\"'") or (before.endswith("--") and after[0].isalnum()))
         match found.lastgroup:
             case "bracket":
                 yield _NAMES[word]
@@ -73,17 +74,13 @@ def _cut(piece: str, following: str) -> Iterator[str]:
             case "single":
                 yield "`" if opens else "'"
             case "word" | "elided":
-                if piece[at : at + 1] == "." and piece[at : at + 2] != ".." and _keeps_dot(word):
+                if piece[at : at + 1] == "." and piece[at : at + 2] != ".." and word != "I" and is_abbreviation(word):
                     at += 1
                     word += "."
                 halves = _WHOLE.fullmatch(word)
                 yield from filter(None, halves.groups()) if halves else [word]
             case _:
                 yield word
-
-
-def _keeps_dot(word: str) -> bool:
-    return word in ABBREVIATIONS or (len(word) == 1 and word.isupper() and word != "I") or "." in word
 
 
 CBT = WordDetokenizer("cbt", _joins, _cut)

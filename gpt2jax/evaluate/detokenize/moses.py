@@ -17,9 +17,9 @@ LEFT, RIGHT, BOTH = (True, False), (False, True), (True, True)
 # What keeps its dot whatever follows (titles, ranks, offices), and what does so before a number. Moses' list has no
 # Inc, Jr, Co, etc or al: theirs is a word of its own unless a lower-case word follows.
 _TITLES = """
-    Mr Mrs Ms MR MRS MS Mlle Mme Messrs Msgr MM Dr DR Drs Prof Rev rev Rt Hon Sr St Supt Surg Insp Adj Adm Asst Brig Capt
-    Cmdr Col Comdr Cpl Ens Gen Lt Maj Pfc Pvt Sfc Sgt Gov Rep Reps Sen Sens Res Bart Bldg Bros Con Corp Hosp Hr Op Ord Ph
-    Adv v vs
+    Mr Mrs Ms MR MRS MS Mlle Mme Messrs Msgr MM Dr DR Drs Prof Rev rev Rt Hon Sr St Supt Surg Insp Adj Adm Asst
+    Brig Capt Cmdr Col Comdr Cpl Ens Gen Lt Maj Pfc Pvt Sfc Sgt Gov Rep Reps Sen Sens Res Bart Bldg Bros Con Corp
+    Hosp Hr Op Ord Ph Adv v vs
 """
 ABBREVIATIONS = frozenset(_TITLES.split())
 BEFORE_NUMBER = frozenset(["No", "Nos", "Art", "Nr", "pp"])
@@ -34,7 +34,10 @@ _ALWAYS = {
     **dict.fromkeys(_BETWEEN, BOTH),
 }
 _CLOSING = [*_TO_THE_LEFT, ":"]
-_CLITICS = frozenset(["s", "t", "re", "ve", "ll", "d", "m"])
+_CLITICS = ["s", "t", "re", "ve", "ll", "d", "m"]
+_SCHEMES = ["http", "https", "ftp"]
+# End in s, and are before a quotation more often than they are a genitive.
+_SMALL = ["as", "is", "was", "has", "his", "its", "this", "does", "says", "calls", "means", "'s", "us", "plus"]
 
 
 def joins(words: Sequence[str]) -> list[Joined | None]:
@@ -51,7 +54,7 @@ def joins(words: Sequence[str]) -> list[Joined | None]:
             sides = _apostrophe(single, before, after)
         elif sides is None:
             sides = _between(word, before, after)
-        elif word == "$" and re.fullmatch(r"US|[ACS]|NZ|HK", before):
+        elif word == "$" and re.fullmatch("US|NZ|HK", before):
             sides = BOTH
         result.append(Joined(*sides, word) if sides else None)
     return result
@@ -83,9 +86,6 @@ def _between(word: str, before: str, after: str) -> tuple[bool, bool] | None:
     return BOTH if word and unicodedata.category(word).startswith("M") else None
 
 
-_SCHEMES = frozenset(["http", "https", "ftp"])
-
-
 def _number(word: str) -> bool:
     return word[:1].isdigit() or word == "<unk>"
 
@@ -107,16 +107,12 @@ class _Quotes:
 def _apostrophe(quotes: _Quotes, before: str, after: str) -> tuple[bool, bool]:
     if re.match(r"\d0s", after):
         return RIGHT
-    # The genitive of ships and of who knows whom; no quotation opens after a plural, and many after small words.
+    # The genitive of ships and of who knows whom.
     genitive = before == "<unk>" or (before.endswith(("s", "z", "x")) and before not in _SMALL)
     if not quotes.open and (genitive or before.isdigit()):
         return LEFT
     return quotes.sides(before, after)
 
-
-_SMALL = frozenset(
-    ["as", "is", "was", "has", "his", "its", "this", "does", "says", "calls", "means", "'s", "us", "plus"]
-)
 
 # What cut() finds in a piece. A: a letter or digit; beside marks, a name in angle brackets counts as one.
 _A, _UNKNOWN = r"[^\W_]", r"<[a-z]+>"
@@ -157,7 +153,7 @@ def cut(piece: str, following: str, marked: bool) -> Iterator[str]:
         elif marked and found.lastgroup == "number":
             yield from re.sub("[.,]", r" @\g<0>@ ", word).split()
         elif found.lastgroup == "word" and piece[at : at + 1] == "." and piece[at : at + 2] != "..":
-            if keeps_dot(word, piece[at + 1 :] or following):
+            if _keeps_dot(word, piece[at + 1 :] or following):
                 at += 1
                 word += "."
             yield word
@@ -165,10 +161,14 @@ def cut(piece: str, following: str, marked: bool) -> Iterator[str]:
             yield word
 
 
-def keeps_dot(word: str, after: str) -> bool:
+def _keeps_dot(word: str, after: str) -> bool:
     """Whether a final dot belongs to ``word``, with ``after`` the text that follows the dot."""
-    if word in ABBREVIATIONS or (len(word) == 1 and word.isupper()) or after[:1].islower():
-        return True
-    if word in BEFORE_NUMBER and (after[:1].isdigit() or after.startswith("<")):
+    number = after[:1].isdigit() or after.startswith("<")
+    return is_abbreviation(word) or after[:1].islower() or (number and word in BEFORE_NUMBER)
+
+
+def is_abbreviation(word: str) -> bool:
+    """Whether a dot after ``word`` is part of it: ``Mr``, an initial, ``U.S`` and its like."""
+    if word in ABBREVIATIONS or (len(word) == 1 and word.isupper()):
         return True
     return "." in word and any(character.isalpha() for character in word)

@@ -13,7 +13,7 @@ _PAIRS = [("(", ")"), ("[", "]"), ("{", "}"), ('"', '"'), ("'", "'")]
 # Patterns and what they become, in this order; \s may be the end of a line.
 _RULES = [
     (r"s '", "s'"),
-    (r" @([-,.])@ ", r"\1"),
+    *[(rf" @{re.escape(mark)}@ ", mark) for mark in "-,."],
     *[(rf" {re.escape(mark)} ", f"{mark} ") for mark in ":;.!?,"],
     *[(rf"\{first}\s*([^\{last}]*?)\s*\{last}", rf"{first}\1{last}") for first, last in _PAIRS],
     *[(" ".join("=" * marks), "=" * marks) for marks in (4, 3, 2)],

@@ -29,7 +29,8 @@ class WordDetokenizer:
         joins: how each word of a line stands in natural text; None for a word by itself, spelled as it is.
         cut: the words of a piece of natural text without spaces, given also the piece that follows ("" at the end).
         padded: the data set's lines begin and end with a space, which natural text does not have; an empty line of it
-            is one space. A line that lacks them does not come back.
+            is one space. A line that lacks them stays as it is; for a release that has stripped its lines, take
+            ``dataclasses.replace(PTB, padded=False)``.
     """
 
     name: str
@@ -39,12 +40,17 @@ class WordDetokenizer:
 
     def detokenize(self, line: str, /) -> str:
         """Natural text with as many of the joins as the way back undoes."""
-        words = (line[1:-1] if self.padded else line).split(" ")
+        inner = line[1:-1] if self.padded else line
+        if line != self._outer(inner):
+            return line
+        words = inner.split(" ")
         joined = self.joins(words)
-        literal: set[int] = set()
-        # A literal word is right already: a line whose first fault is there is beyond these means.
-        while (wrong := self._first_wrong(words, joined, literal)) is not None and wrong not in literal:
+        # Between two spaces stands an empty word, which any space would otherwise announce; not so at the end.
+        literal = {index for index, word in enumerate(words[:-1]) if not word}
+        while (wrong := self._first_wrong(words, joined, literal)) is not None:
             beside = [index for index in (wrong + 1, wrong, wrong - 1) if _touches(joined, index, wrong)]
+            if wrong in literal and not beside:
+                return line
             for index in beside:
                 apart = [None if other == index else join for other, join in enumerate(joined)]
                 further = self._first_wrong(words, apart, literal)
@@ -58,10 +64,12 @@ class WordDetokenizer:
 
     def retokenize(self, line: str, /) -> str:
         """The tokenized line."""
-        words = " ".join(self._words(line))
+        return self._outer(" ".join(self._words(line)))
+
+    def _outer(self, inner: str) -> str:
         if not self.padded:
-            return words
-        return f" {words} " if words else " "
+            return inner
+        return f" {inner} " if inner else " "
 
     def _first_wrong(self, words: list[str], joined: list[Joined | None], literal: set[int]) -> int | None:
         """Where the way back first differs from ``words``."""
