@@ -109,7 +109,7 @@ class Journal:
         arrays = {name: np.concatenate([getattr(one, name) for _, one in done]) for name in vars(done[0][1])}
         key = np.frombuffer(_key([row for row, _ in done], fingerprint), np.uint8)
         with new_file(self._path(start, start + len(done))) as partial, partial.open("wb") as file:
-            np.savez(file, **({"key": key} | arrays))  # type: ignore[arg-type]  # A zip file: it has checksums.
+            np.savez(file, **({"key": key} | arrays))  # A zip file: it has checksums.
 
     def _read(self, start: int, stop: int, rows: list[Row], fingerprint: str) -> list[Scored] | None:
         """What the piece says of ``rows``, or None, with a line that says why."""
@@ -120,7 +120,7 @@ class Journal:
         if is_primary():
             path = self._path(start, stop)
             try:
-                with np.load(path) as piece:
+                with path.open("rb") as file, np.load(file) as piece:
                     good = piece["key"].tobytes() == _key(rows, fingerprint)
                     if good:
                         arrays = [piece[name] for name in ("log_probs", "greedy", "argmax")]

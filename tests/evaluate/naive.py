@@ -62,12 +62,13 @@ def greedy(
 def strided_log_probs(
     params: Any, config: ModelConfig, stream: Sequence[int], window: int, stride: int
 ) -> dict[int, float]:
-    """Of each place in ``stream`` but the first: in the first of the windows [k stride, k stride + window) that has it
-    (where they do not overlap, from one token before)."""
+    """Of each place in ``stream`` but the first: in the first of the windows [k stride, k stride + window) that has
+    it; where they do not overlap, each but the first has the token before it, too."""
     found = {}
     for at in range(1, len(stream)):
         start = next(start for start in range(0, at + 1, stride) if at < start + window)
-        found[at] = float(next_log_probs(params, config, stream[min(start, at - 1) : at])[stream[at]])
+        start -= int(stride == window and start > 0)
+        found[at] = float(next_log_probs(params, config, stream[start:at])[stream[at]])
     return found
 
 

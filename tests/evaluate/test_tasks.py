@@ -39,7 +39,7 @@ class Naive:
         # As sure of itself as a trained one; the likeliest words of all are one that ends sentences and a stop word.
         params = jax.tree.map(lambda leaf: leaf * 12, params) | {"ln_f": params["ln_f"]}
         tokens = [tokenizer.gpt2().encode_single_token(word) for word in (" bridge", " the")]
-        towards = np.array([0.05, 0.08], np.float32) @ np.asarray(params["wte"])[tokens]
+        towards = np.array([6, 7], np.float32) @ np.asarray(params["wte"])[tokens]
         params["ln_f"] = params["ln_f"] | {"bias": params["ln_f"]["bias"] + towards}
         self.folder = folder / "model"
         self.params = naive._float64(params)
