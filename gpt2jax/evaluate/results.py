@@ -11,7 +11,7 @@ TABLE, PICTURE = "evaluation.md", "evaluation.png"
 
 
 def add(evaluation: Evaluation, folder: Path, name: str) -> Evaluation:
-    """Write ``evaluation`` as NAME.json into ``folder``, and renew table and picture.
+    """Write ``evaluation`` as NAME.json into ``folder``.
 
     Figures of other tasks that the same model, by its parameters' digest, has there already stay; the same ones are
     replaced.
@@ -30,7 +30,11 @@ def add(evaluation: Evaluation, folder: Path, name: str) -> Evaluation:
             kept = [figure for figure in before.figures if (figure.task, figure.variant) not in fresh]
             evaluation = dataclasses.replace(evaluation, figures=(*kept, *evaluation.figures))
     figures.write(evaluation, path)
+    return evaluation
+
+
+def publish(folder: Path) -> None:
+    """Make table and picture of all models in ``folder``."""
     everything = sorted((figures.read(one) for one in sorted(folder.glob("*.json"))), key=table.by_size)
     write_text(folder / TABLE, table.report(everything))
     picture.draw(everything, folder / PICTURE)
-    return evaluation

@@ -26,7 +26,7 @@ def evaluate(
     say: Callable[[str], None] = print,
     dry_run: bool = False,
 ) -> Evaluation | None:
-    """Do all tasks of ``config`` whose data is there, and write figures, table and picture after each of them.
+    """Do all tasks of ``config`` whose data is there. Figures are written after each, table and picture at the end.
 
     Args:
         model: what :func:`gpt2jax.weights.sources.open_weights` takes.
@@ -69,6 +69,7 @@ def evaluate(
         if is_primary():
             whole = results.add(whole, out, name)
     if is_primary():
+        results.publish(out)
         remove_folder(journals)
         with contextlib.suppress(OSError):  # Another model's, which goes on elsewhere.
             journals.parent.rmdir()

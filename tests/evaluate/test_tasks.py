@@ -13,13 +13,13 @@ import pytest
 from gpt2jax import parameters, tokenizer
 from gpt2jax.config import EvaluationConfig, ModelConfig
 from gpt2jax.data.prepare import prepare
-from gpt2jax.evaluate import session
 from gpt2jax.evaluate.detokenize.cbt import CBT
 from gpt2jax.evaluate.detokenize.enwik8 import ENWIK8
 from gpt2jax.evaluate.detokenize.lm1b import LM1B
 from gpt2jax.evaluate.detokenize.ptb import PTB
 from gpt2jax.evaluate.detokenize.wikitext import WIKITEXT
 from gpt2jax.evaluate.figures import Figure
+from gpt2jax.evaluate.run import Run, gather
 from gpt2jax.evaluate.stop_words import stop_tokens, stop_words
 from gpt2jax.weights.convert import convert
 from gpt2jax.weights.weights import HeldWeights, Origin
@@ -36,11 +36,12 @@ class Naive:
 
     def __init__(self, folder: Path) -> None:
         params = parameters.init(jax.random.key(0), CONFIG)
-        # As sure of itself as a trained one; the likeliest words of all are one that ends sentences and a stop word.
+        # As sure of itself as a trained one. Mostly a stop word is the likeliest of all, and then the end of a passage.
         params = jax.tree.map(lambda leaf: leaf * 12, params) | {"ln_f": params["ln_f"]}
-        tokens = [tokenizer.gpt2().encode_single_token(word) for word in (" bridge", " the")]
-        towards = np.array([6, 7], np.float32) @ np.asarray(params["wte"])[tokens]
-        params["ln_f"] = params["ln_f"] | {"bias": params["ln_f"]["bias"] + towards}
+        towards = np.full(CONFIG.n_embd, CONFIG.n_embd**-0.5, np.float32)
+        for word, length in ((" the", 5.0), (" bridge", 4.5)):
+            params["wte"] = params["wte"].at[tokenizer.gpt2().encode_single_token(word)].set(length * towards)
+        params["ln_f"] = params["ln_f"] | {"bias": params["ln_f"]["bias"] + 2 * towards}
         self.folder = folder / "model"
         self.params = naive._float64(params)
         origin = Origin("held", "here", CONFIG, tokenizer.gpt2())
@@ -86,9 +87,8 @@ def measure(model: Naive, tmp_path: Path) -> Measure:
             batch_tokens=512,
             **{"variants": "all"} | options,
         )
-        found = session.evaluate(str(model.folder), config, say=lambda line: None)
-        assert found is not None
-        return {figure.variant: figure for figure in found.figures}
+        made = Run(str(model.folder), config, None, gather(config)).figures(tmp_path / "scored")
+        return {figure.variant: figure for figures in made for figure in figures}
 
     return run
 
@@ -101,11 +101,11 @@ class TestLambada:
     TEXTS = (*samples.LAMBADA_TEXTS, "They walked down to the river and then over the bridge", "He went to see the the")
     FILE = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
 
-    def expected(self, model: Naive, prepare: Callable[[str], str]) -> tuple[float, list[list[bool]], list[list[bool]]]:
+    def expected(self, model: Naive, prepared: Callable[[str], str]) -> tuple[float, list[Any], list[Any]]:
         nll, plain, filtered = 0.0, [], []
         banned = stop_tokens(tokenizer.gpt2())
         for text in self.TEXTS:
-            context, word = prepare(text).rsplit(" ", 1)
+            context, word = prepared(text).rsplit(" ", 1)
             before, after = encode(context), encode(f" {word}")
             nll -= model.sum(before + after, len(before))
             rest = (model.params, CONFIG, before + after, len(before))
@@ -119,8 +119,8 @@ class TestLambada:
             "openai": lambda text: "\n" + text.replace("“", '"').replace("”", '"').strip(),
             "as-is": lambda text: text,
         }
-        for form, prepare in forms.items():
-            nll, plain, filtered = self.expected(model, prepare)
+        for form, prepared in forms.items():
+            nll, plain, filtered = self.expected(model, prepared)
             assert close(found[f"{form}, perplexity"], math.exp(nll / len(self.TEXTS)))
             count = sum(map(len, plain))
             assert found[f"{form}, perplexity"].details["perplexity per token"] == pytest.approx(math.exp(nll / count))
@@ -176,8 +176,8 @@ class TestStreams:
         assert figure.value == pytest.approx(wanted, rel=RELATIVE)
 
     def test_wikitext2(self, model: Naive, measure: Measure) -> None:
-        text = samples.WIKITEXT.decode()
-        found = measure("wikitext2", {"wikitext-2/wiki.test.tokens": samples.WIKITEXT})
+        text = 3 * samples.WIKITEXT.decode()  # More than one window.
+        found = measure("wikitext2", {"wikitext-2/wiki.test.tokens": text.encode()})
         units = len(text.split()) + text.count("\n")
         natural = "\n".join(WIKITEXT.detokenize(line) for line in text.split("\n"))
         assert 'words, and "more".' in natural

@@ -28,13 +28,15 @@ def invertible(detokenizer: Detokenizer, each: bool = False) -> Callable[[str], 
     """Lines de-tokenized where that can be undone: as one text, or ``each`` by itself."""
 
     def text(original: str) -> Text:
-        found = detokenized(original.split("\n"), detokenizer)
-        lines = sum(bool(line) for line in found.lines)
+        # What follows the last newline is no line of the file.
+        found = detokenized(original.removesuffix("\n").split("\n"), detokenizer)
         note = f"{100 * found.coverage:.2f} % of the words are in lines that the de-tokenizer gives back exactly"
-        note += f"; of {lines:,} lines {found.kept:,} were kept as they are"
-        if each:
-            return Text([f"{line}\n" for line in found.lines[: -1 if original.endswith("\n") else None]], (note,))
-        return Text(["\n".join(found.lines)], (note,))
+        note += f"; of {len(found.lines):,} lines {found.kept:,} were kept as they are"
+        ends = ["\n"] * len(found.lines)
+        if not original.endswith("\n"):
+            ends[-1] = ""
+        lines = [line + end for line, end in zip(found.lines, ends, strict=True)]
+        return Text(lines if each else ["".join(lines)], (note,))
 
     return text
 
