@@ -39,6 +39,8 @@ CHUNK = 1024
 LOOK_AHEAD = 4096
 # Batches sent to the device of which none has been read: it has work while the host reads one.
 IN_FLIGHT = 2
+# Tokens that a device reads at once: few on CPU, whose caches more would overflow.
+BATCH_TOKENS = {"cpu": 2048, "gpu": 16384, "tpu": 16384}
 # A batch of what is left over in a bucket has this part of the rows of a whole one.
 PART = 8
 
@@ -77,7 +79,7 @@ class Scorer:
         place: Partition | None = None,
         *,
         compute_dtype: ComputeDtype = "float32",
-        batch_tokens: int = 8192,
+        batch_tokens: int | None = None,
         banned: Iterable[int] = (),
     ) -> None:
         """
@@ -86,19 +88,20 @@ class Scorer:
             place: the mesh to compute on; by default the first device. Of several processes each must score the same
                 rows.
             compute_dtype: of the matrix products.
-            batch_tokens: read at once, over all devices; a batch has one row at least for each part that the mesh
-                cuts it into.
+            batch_tokens: tokens that are read at once in each part that the mesh cuts a batch into, or one row of
+                more; by default those of ``BATCH_TOKENS``.
             banned: tokens that are never the most probable one (a filter of stop words); log-probabilities stay what
                 they are without it.
 
         Raises:
             GPT2JaxError: the mesh does not divide the model, or a banned token is not in its vocabulary.
         """
-        if batch_tokens < 1:
+        if batch_tokens is not None and batch_tokens < 1:
             raise GPT2JaxError(f"batch_tokens: {batch_tokens}: should be at least 1")
         self.place = place or _one_device()
         self.place.check(config)
-        self.batch_tokens, self.banned = batch_tokens, sorted(set(banned))
+        self.batch_tokens = batch_tokens or BATCH_TOKENS[self.place.mesh.devices.flat[0].platform]
+        self.banned = sorted(set(banned))
         for token in self.banned:
             if not 0 <= token < config.n_vocab:
                 raise GPT2JaxError(f"banned: {token}: is outside of the vocabulary of {config.n_vocab:,}")
@@ -119,7 +122,7 @@ class Scorer:
         mesh: MeshConfig | None = None,
         *,
         compute_dtype: ComputeDtype = "float32",
-        batch_tokens: int = 8192,
+        batch_tokens: int | None = None,
         banned: Iterable[int] = (),
     ) -> Self:
         """Of any GPT-2 (:func:`gpt2jax.weights.sources.open_weights`), its parameters read straight to their shards.
@@ -226,7 +229,7 @@ class Scorer:
     def _batch_rows(self, shape: Shape, part: int = 1) -> int:
         """Of a whole batch, or of a part of one: a multiple of what the mesh cuts it into."""
         over = self.place.size(self.place.rules.batch)
-        return max(self.batch_tokens // shape.length // part // over, 1) * over
+        return max(self.batch_tokens // shape.length // part, 1) * over
 
     def _send_rest(self, shape: Shape, rows: list[tuple[int, Row]]) -> Iterator[_Batch]:
         """What does not fill a batch, in small ones, so that little is padding, or, where it nearly does, in one."""

@@ -98,7 +98,10 @@ def test_what_cannot_be_cut_is_refused() -> None:
         (lambda: pair([1], [], 4), "continuation: 0 tokens: should be 1 to the window, 4"),
         (lambda: pair([1], [2] * 5, 4), "continuation: 5 tokens: should be 1 to the window, 4"),
         (lambda: pair([], [2], 4), "context: is empty: should have a token, or a prefix"),
-        (lambda: pair([1.5], [2], 4), r"tokens: float64 of shape \(1,\): should be one sequence of 32-bit integers"),
+        (
+            lambda: pair(np.array([1.5]), [2], 4),
+            r"tokens: float64 of shape \(1,\): should be one sequence of 32-bit integers",
+        ),
         (lambda: pair([2**40], [2], 4), "should be one sequence of 32-bit integers"),
     ):
         with pytest.raises(GPT2JaxError, match=message):
