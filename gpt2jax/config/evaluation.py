@@ -22,7 +22,7 @@ class EvaluationConfig:
     window: Count = 1024
     """Tokens that a window reads."""
     limit: Count | None = None
-    """Only so many items, or tokens of a stream, from the beginning: for a try, whose figures say so."""
+    """Only so many items (lines or bytes of a text, tokens of shards) from the beginning: for a try; figures say so."""
     batch_tokens: Count | None = None
     """Tokens computed at once on all devices; by default what suits the hardware."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
