@@ -7,6 +7,7 @@ The variable names any form of the model: a folder of OpenAI's or Hugging Face's
 
 import functools
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ import pytest
 
 import gpt2jax
 from gpt2jax import tokenizer
-from gpt2jax.config import SamplingConfig
+from gpt2jax.config import EvaluationConfig, SamplingConfig
+from gpt2jax.evaluate.session import evaluate
 from gpt2jax.generate.text import TextModel
 from gpt2jax.model import final_states, forward
 from gpt2jax.parameters import Params
@@ -123,3 +125,14 @@ def test_ten_steps_of_training_have_the_losses_of_llmc(standard_promotion: None)
     wanted = [5.270007, 4.059707, 3.375123, 2.800783, 2.315382, 1.849029, 1.394656, 0.999147, 0.624080, 0.376511]
     assert np.abs(np.array(losses) - wanted).max() < 1e-2  # llm.c's own tolerance.
     assert abs(losses[0] - wanted[0]) < 1e-4
+
+
+def test_lambada_is_that_of_the_evaluation_harness(tmp_path: Path) -> None:
+    """lm-evaluation-harness, lambada_openai: perplexity 40.0554, accuracy 0.3256 +- 0.0065."""
+    data = shared_data("lambada_test.jsonl").parent
+    config = EvaluationConfig(tasks=("lambada",), data=str(data), output=str(tmp_path), variants="all")
+    found = evaluate(SOURCE, config, say=lambda line: None)
+    assert found is not None
+    values = {figure.variant: figure.value for figure in found.figures}
+    assert values["as-is, perplexity"] == pytest.approx(40.0554, rel=1e-3)
+    assert values["as-is, whole word"] == pytest.approx(32.56, abs=0.05)

@@ -125,10 +125,9 @@ def test_figures_of_other_tasks_stay_and_those_of_another_model_go(
     assert values(both) == values(first) | values(both)
     assert len(values(both)) == len(values(first)) + 1
     # The twin: at the same path another model, of whose figures none is this one's.
-    other = figures.read(Path(config.output) / f"{run.safe(model)}.json")
-    replaced = results.add(
-        dataclasses.replace(other, digest="another", figures=other.figures[:1]), Path(config.output), run.safe(model)
-    )
+    out, name = Path(config.output), run.safe(model)
+    other = figures.read(out / f"{name}.json")
+    replaced = results.add(dataclasses.replace(other, digest="another", figures=other.figures[:1]), out, name)
     assert len(replaced.figures) == 1
 
 
