@@ -1,10 +1,6 @@
-"""Small files in the exact form of each data set, and where the real ones lie."""
+"""Small files in the exact form of each data set."""
 
 import json
-import os
-from pathlib import Path
-
-import pytest
 
 # A title, a blank line, sections and quotes, as in wiki.test.tokens: every line between spaces, blank ones a space.
 WIKITEXT = (
@@ -106,11 +102,3 @@ WINOGENDER = (
         for gender, pronoun in (("male", "he"), ("female", "she"), ("neutral", "they"))
     )
 ).encode()
-
-
-def real(name: str) -> Path:
-    """The folder of real files, if it holds ``name``; else the test is skipped, and says so."""
-    folder = Path(os.environ.get("GPT2JAX_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    if not (folder / name).is_file():
-        pytest.skip(f"{name} is not in GPT2JAX_DATA or ../shared/data")
-    return folder

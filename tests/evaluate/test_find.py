@@ -21,7 +21,8 @@ from gpt2jax.evaluate.find import Found, Missing, find
 from gpt2jax.evaluate.readers.cbt import read_cbt
 from gpt2jax.evaluate.readers.hellaswag import read_hellaswag
 from gpt2jax.evaluate.units import pages
-from tests.evaluate.samples import CBT, HELLASWAG, HELLASWAG_ROWS, LAMBADA, LAMBADA_TEXTS, PTB, WIKITEXT, real
+from tests.evaluate.samples import CBT, HELLASWAG, HELLASWAG_ROWS, LAMBADA, LAMBADA_TEXTS, PTB, WIKITEXT
+from tests.helpers import shared_data
 
 OTHER = WIKITEXT.replace(b"<unk>", b"number")
 
@@ -284,7 +285,7 @@ def test_what_is_missing_says_what_to_get_and_where(tmp_path: Path) -> None:
 
 def test_the_real_files_in_every_form(tmp_path: Path) -> None:
     """Hashes of the catalog on the files themselves, packed as their publishers do."""
-    folder = real("wikitext2.test.tokens")
+    folder = shared_data("wikitext2.test.tokens").parent
     data = (folder / "wikitext2.test.tokens").read_bytes()
     assert get("wikitext2", folder).verified
     put(tmp_path / "wikitext-2-v1.zip", zipped({"wikitext-2/wiki.test.tokens": data}))
@@ -300,7 +301,7 @@ def test_the_real_files_in_every_form(tmp_path: Path) -> None:
 
 
 def test_the_real_lambada_comes_back_from_its_texts(tmp_path: Path) -> None:
-    folder = real("lambada_test.jsonl")
+    folder = shared_data("lambada_test.jsonl").parent
     found = get("lambada", folder)
     assert found.verified
     rows = [{"text": json.loads(line)["text"]} for line in found.data.decode().splitlines()]

@@ -34,8 +34,8 @@ from tests.evaluate.samples import (
     WINOBIAS_PRO,
     WINOGENDER,
     cbt_block,
-    real,
 )
+from tests.helpers import shared_data
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_units_by_rule() -> None:
 
 
 def test_units_of_the_real_file(gpt2: tiktoken.Encoding) -> None:
-    folder = real("wikitext2.test.tokens")
+    folder = shared_data("wikitext2.test.tokens").parent
     found = find("wikitext2", folder)
     assert isinstance(found, Found)
     lines = read_lines(found.data, found.where)
@@ -106,7 +106,7 @@ def test_lambada_readings() -> None:
 
 
 def test_the_real_lambada(gpt2: tiktoken.Encoding) -> None:
-    found = find("lambada", real("lambada_test.jsonl"))
+    found = find("lambada", shared_data("lambada_test.jsonl").parent)
     assert isinstance(found, Found)
     targets = {}
     for reading in READINGS:

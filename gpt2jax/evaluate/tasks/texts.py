@@ -69,7 +69,7 @@ def wikitext2(found: Found, setting: Setting) -> Iterator[Job]:
 
 
 def wikitext103(found: Found, setting: Setting) -> Iterator[Job]:
-    """The paper's figures for three of four sizes are those of the file as it is: arXiv:2302.00083 finds them so."""
+    """The file as it is comes first: so A. Radford is quoted for the paper's smallest model (karpathy/llm.c #276)."""
     ways = [_WIKITEXT[name] for name in ("raw", "invertible", "megatron", "whole")]
     return stream("wikitext103", "wikitext103", _lines(found, setting), found, setting, ways)
 
