@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gpt2jax import __version__, config
-from gpt2jax.cli import main
+from gpt2jax.cli import evaluate, main
 from gpt2jax.cli.generate import _read_file
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -290,5 +290,7 @@ def test_virtual_devices_work_from_the_command_line(folder: Path) -> None:
 def test_every_settings_file_is_valid(path: Path) -> None:
     if path.stem == "generate":
         assert _read_file(str(path))["sampling"]["top_p"] == 0.95
+    elif path.stem == "evaluate":
+        assert evaluate._read_file(str(path)).evaluation == config.EvaluationConfig()
     else:
         assert config.load(path).training.run_dir.startswith("runs/")

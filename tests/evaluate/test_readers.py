@@ -56,6 +56,7 @@ def test_units_by_rule() -> None:
         "words": words,
         "words-by-page": words + 2 * 2,
         "bytes": len(WIKITEXT),
+        "characters": len(text),
     }
     with pytest.raises(GPT2JaxError, match=r"unit: 'word': unknown \(nearest: words\)"):
         units.count(text, "word")
@@ -75,6 +76,7 @@ def test_units_of_the_real_file(gpt2: tiktoken.Encoding) -> None:
         "words": 241_211,
         "words-by-page": 241_335,
         "bytes": 1_256_449,
+        "characters": len(text),
     }
     assert len(units.pages(text)) == 62
     assert text.split().count("<unk>") == 15_218
