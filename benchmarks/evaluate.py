@@ -124,12 +124,12 @@ def main() -> None:
 
 `GPT2JAX_PEER_PYTHON=.venv-peers/bin/python python benchmarks/evaluate.py {given.text.name} {options}`
 on {platform.machine()}, {os.cpu_count()} cores, {time.strftime("%Y-%m-%d")}; jax {jax.__version__},
-torch {versions[0]}, transformers {versions[1]}. gpt2 with random weights, float32, windows of 1024; {given.windows} windows a round,
-{given.rounds} rounds in turn. The load of the machine over the last quarter of an hour was {load:.1f} at the end: what
-is above 1 is other work, which slows both sides; ratios are of neighbours in time. Scored tokens a second; the peer's
-time over ours, in seconds and in seconds of CPU. `all` is the peer with logits of all positions, `kept` with those of
-scored ones alone (`logits_to_keep`). The last column: by how much the
-sums of log-probabilities differ, relatively, at most.
+torch {versions[0]}, transformers {versions[1]}. gpt2 with random weights, float32, windows of 1024;
+{given.windows} windows a round, {given.rounds} rounds in turn. The load of the machine over the last quarter of an hour
+was {load:.1f} at the end: what is above 1 is other work, which slows both sides; ratios are of neighbours in time.
+Scored tokens a second; the time of the peer over ours, in seconds and in seconds of CPU. `all`: its logits of all
+positions, `kept` with those of scored ones alone (`logits_to_keep`). The last column: by how much the sums of
+log-probabilities differ, relatively, at most.
 
 | stride | ours | all | kept | batches | all: ratio | range | CPU | kept: ratio | range | CPU | sums differ |
 |---|---|---|---|---|---|---|---|---|---|---|---|
