@@ -14,7 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from gpt2jax import checkpoint
-from gpt2jax.distributed import is_primary
+from gpt2jax.distributed import is_primary, wait_for_all
 from gpt2jax.errors import GPT2JaxError, GPT2JaxWarning
 from gpt2jax.files import remove_folder
 from gpt2jax.record import DamagedError, Meta, describe
@@ -242,7 +242,7 @@ class Checkpoints:
                 aside = f"{name}-{count}"
             (self.folder / str(step)).rename(self.folder / aside)
             warnings.warn(f"{line}; it is now {self.folder.name}/{aside}", GPT2JaxWarning, stacklevel=3)
-        checkpoint.everywhere(True)
+        wait_for_all()
         self._kept.losses.pop(step, None)
         self._manager.reload()
 

@@ -91,6 +91,7 @@ def run(args: list[str]) -> int:
     from gpt2jax.parameters import Params
     from gpt2jax.partition import Partition
     from gpt2jax.train.export import export
+    from gpt2jax.train.lock import sole_owner
     from gpt2jax.train.loop import train as run_training
 
     def draw(params: Params, encoding: tiktoken.Encoding, place: Partition | None) -> tuple[str, str]:
@@ -108,8 +109,10 @@ def run(args: list[str]) -> int:
     if is_primary():
         _say_end(config, result)
     if jax.process_count() == 1:
-        for line in export(Path(config.training.run_dir), result.params_step, config.training.export):
-            print(line)
+        run_dir = Path(config.training.run_dir)
+        with sole_owner(run_dir):
+            for line in export(run_dir, result.params_step, config.training.export):
+                print(line)
     return 0
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import tiktoken
 
-from gpt2jax import checkpoint, tokenizer
+from gpt2jax import tokenizer
 from gpt2jax.config import Config
 from gpt2jax.data.corpora import PYDOC, SUFFIXES, find_sources, read_documents
 from gpt2jax.data.meta import FILE_NAME, Meta, read_meta
 from gpt2jax.data.pipeline import Windows, holds_validation, open_split
 from gpt2jax.data.prepare import SplitRule, prepare
-from gpt2jax.distributed import is_primary
+from gpt2jax.distributed import all_agree, is_primary
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import remove_folder
 from gpt2jax.weights.sources import open_weights
@@ -51,7 +51,7 @@ def open_corpus(config: Config) -> Corpus:
                 notes = _prepare(config, out)
         except GPT2JaxError as error:
             failure = error
-        if not checkpoint.everywhere(failure is None):
+        if not all_agree(failure is None):
             raise failure or GPT2JaxError(f"data.path: {data.path}: cannot be prepared (by another process)")
     windows, encoding, bytes_per_token = open_split(folder, "train", model.n_ctx, model.n_vocab, data.tokenizer)
     held_out = None

@@ -27,6 +27,7 @@ from gpt2jax.train.ending import final_params
 from gpt2jax.train.freezing import frozen_rows
 from gpt2jax.train.guard import too_many_skipped
 from gpt2jax.train.lines import bar_text, headline, train_line, validation_line
+from gpt2jax.train.lock import sole_owner
 from gpt2jax.train.measure import training_row
 from gpt2jax.train.memory import memory_line
 from gpt2jax.train.patience import counts, is_best, out_of_patience
@@ -86,9 +87,16 @@ def train(
         profile: steps to trace, numbered as the log does.
 
     Raises:
-        GPT2JaxError: data, mesh, settings and the checkpoint in the folder do not fit together, or too many steps in a
-            row were skipped.
+        GPT2JaxError: data, mesh, settings and the checkpoint in the folder do not fit together, another run is in the
+            folder, or too many steps in a row were skipped.
     """
+    with sole_owner(Path(config.training.run_dir)) as unlocked:
+        return _train(config, command, debug_nans, draw, profile, unlocked)
+
+
+def _train(
+    config: Config, command: str, debug_nans: bool, draw: Draw | None, profile: range | None, unlocked: str
+) -> Result:
     # The data, and whether it is this model's.
     model, training = config.model, config.training
     check_wandb(config)
@@ -104,7 +112,6 @@ def train(
         print(memory_line(config, place), flush=True)
 
     run_dir = Path(training.run_dir)
-    _open_run_dir(run_dir)
     keep = training.keep_last, training.keep_best, training.keep_every
     with Checkpoints(run_dir / "checkpoints", *keep) as checkpoints, stop_signals() as stop:
         # The state: from the newest whole checkpoint of this run, else from the weights to start from, else fresh.
@@ -128,7 +135,7 @@ def train(
                 log.say(line)
             if start:
                 log.say(f"resumed {run_dir} at step {start} of {training.steps}")
-            for note in (*corpus.notes, *begun.notes):
+            for note in filter(None, (unlocked, *corpus.notes, *begun.notes)):
                 log.say(note)
             train_step = make_train_step(config, place)
             evaluate = Evaluator(config, place, corpus, micro_batch) if corpus.held_out is not None else None
@@ -246,13 +253,6 @@ def train(
         bits_per_byte=row.get("bits_per_byte"),
         ended_early=bool(ended),
     )
-
-
-def _open_run_dir(run_dir: Path) -> None:
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise GPT2JaxError(f"training.run_dir: {run_dir}: cannot be made ({error.strerror})") from None
 
 
 def _check_finite(name: str, row: Row, checkpoints: Checkpoints) -> None:

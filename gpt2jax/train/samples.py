@@ -8,9 +8,8 @@ import jax
 import tiktoken
 from jax.experimental import multihost_utils
 
-from gpt2jax.checkpoint import everywhere
 from gpt2jax.config import Config
-from gpt2jax.distributed import is_primary
+from gpt2jax.distributed import all_agree, is_primary
 from gpt2jax.files import write_text
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
@@ -58,7 +57,7 @@ class Samples:
 
     def lacks(self, step: int, best: bool = False) -> bool:
         """Whether the file lacks the samples of this step: the run was killed between checkpoint and samples."""
-        return not everywhere(not is_primary() or f"\n{_heading(step, best)}" in f"\n{self._text}")
+        return not all_agree(not is_primary() or f"\n{_heading(step, best)}" in f"\n{self._text}")
 
     def add(self, params: Params, step: int, *, final: bool = False, best: bool = False) -> str:
         """Write samples of the parameters after ``step``. Every process of several must call this.
