@@ -130,7 +130,7 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """Of the kept one with the lowest validation loss."""
+        """Of the kept one with the lowest validation loss, the earliest of equal ones."""
         ranked = self._kept.ranked(self.steps())
         return ranked[0] if ranked else None
 
@@ -258,8 +258,8 @@ class _Kept:
     """Validation loss by step. Not left to Orbax, which forgets it when the run is started again."""
 
     def ranked(self, steps: Sequence[int]) -> list[int]:
-        """Those of ``steps`` with a validation loss, the lowest first."""
-        return sorted((step for step in steps if step in self.losses), key=lambda step: (self.losses[step], -step))
+        """Those of ``steps`` with a validation loss, the lowest first; of equal ones the earlier, as for patience."""
+        return sorted((step for step in steps if step in self.losses), key=lambda step: (self.losses[step], step))
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = sorted(info.step for info in checkpoints)
