@@ -1,6 +1,5 @@
 """What a run is trained on: token shards, or text that it makes into shards itself."""
 
-import contextlib
 import dataclasses
 import itertools
 from pathlib import Path
@@ -12,7 +11,7 @@ from gpt2jax.config import Config
 from gpt2jax.data.corpora import PYDOC, SUFFIXES, find_sources, read_documents
 from gpt2jax.data.meta import FILE_NAME, Meta, read_meta
 from gpt2jax.data.pipeline import Windows, holds_validation, open_split
-from gpt2jax.data.prepare import SplitRule, prepare
+from gpt2jax.data.prepare import SplitRule, made_from, prepare
 from gpt2jax.distributed import all_agree, is_primary
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import remove_folder
@@ -39,7 +38,7 @@ def open_corpus(config: Config) -> Corpus:
     """The data of ``config``; text is prepared into the run's folder first. Every process of several must call this.
 
     Raises:
-        GPT2JaxError: there is none, it is not this model's, or text has changed since it was prepared.
+        GPT2JaxError: there is none, it is not this model's or damaged, or text has changed since it was prepared.
     """
     model, data = config.model, config.data
     folder, notes = Path(data.path), []
@@ -87,14 +86,18 @@ def _prepare(config: Config, out: Path) -> list[str]:
         before.check(out)
         return [f"data.path: {text}: is gone; going on with what was made of it, in {out}"]
     if before is not None:
-        with contextlib.suppress(GPT2JaxError):
-            if before.sources == (text,) and before.validation_fraction in (0.0, wanted):
-                _make(text, out, before.encoding(), before.split, before.validation_fraction)
-                return _too_small(config, before)
-        raise GPT2JaxError(
-            f"data.path: {text}: it, or data.validation_fraction, has changed since {out} was made; give another"
-            f" --training.run-dir, or remove {out} to go on with the new text"
-        )
+        instead = f"give another --training.run-dir, or remove {out} to go on with"
+        if before.validation_fraction not in (0.0, wanted):
+            raise GPT2JaxError(
+                f"data.validation_fraction: {wanted:g}: {out} was made with {before.validation_fraction:g}; {instead}"
+                " the new share"
+            )
+        if not made_from(before, [text]):
+            raise GPT2JaxError(
+                f"data.path: {text}: has changed since {out} was made, or is another text; {instead} this one"
+            )
+        before.check(out)
+        return _too_small(config, before)
     encoding = _encoding(config)
     documents = read_documents(find_sources([text]))
     block = round(1 / wanted) if wanted else 1
@@ -106,7 +109,7 @@ def _prepare(config: Config, out: Path) -> list[str]:
     tries += [] if prompts else [("tail", wanted)]
     window = 1 if prompts else config.model.n_ctx + 1
     for split, fraction in (*tries, ("documents" if prompts or by_documents else "tail", 0.0)):
-        meta = _make(text, out, encoding, split, fraction)
+        meta = prepare([text], out, tokenizer=encoding, split=split, validation_fraction=fraction)
         if meta.validation is None or meta.validation.tokens >= window:
             break
         remove_folder(out)
@@ -124,10 +127,6 @@ def _too_small(config: Config, meta: Meta) -> list[str]:
         f" than one {least}): all of it is trained on, and there is no validation loss that tells of over-fitting"
         f"{' or that training.patience could wait for' if config.training.patience else ''}"
     ]
-
-
-def _make(text: str, out: Path, encoding: tiktoken.Encoding, split: SplitRule, fraction: float) -> Meta:
-    return prepare([text], out, tokenizer=encoding, split=split, validation_fraction=fraction)
 
 
 def _encoding(config: Config) -> tiktoken.Encoding:

@@ -82,7 +82,7 @@ def test_the_same_command_goes_on_and_notices_another_text(folder: Path, capsys:
     capsys.readouterr()
     Path("book.txt").write_text(TEXT + "more")
     assert run(*args) == 2
-    assert "book.txt: it, or data.validation_fraction, has changed since" in capsys.readouterr().err
+    assert "book.txt: has changed since runs/finetune/data was made" in capsys.readouterr().err
     Path("book.txt").unlink()
     assert run(*args) == 0
     out = capsys.readouterr().out
@@ -198,6 +198,30 @@ def test_where_the_documents_held_out_are_too_short_the_end_of_the_text_is(folde
     meta = read_corpus(Path("runs/run/data"))
     assert meta is not None
     assert meta.split == "tail"
+
+
+def test_a_text_may_move_and_what_was_made_of_it_may_not_be_damaged(folder: Path) -> None:
+    def opened(path: str, fraction: float = 0.1) -> int:
+        data = settings.DataConfig(path=path, validation_fraction=fraction)
+        return open_corpus(Config(model=MODEL, data=data)).windows.tokens
+
+    tokens, shard = opened("book.txt"), Path("runs/run/data/train.bin")
+    made = shard.stat().st_mtime_ns
+    Path("texts").mkdir()
+    Path("book.txt").rename("texts/novel.txt")
+    assert opened("texts/novel.txt") == opened(str(Path("texts/novel.txt").absolute())) == tokens
+    assert shard.stat().st_mtime_ns == made
+    with pytest.raises(GPT2JaxError, match=r"^data\.validation_fraction: 0\.2: runs/run/data was made with 0\.1; give"):
+        opened("texts/novel.txt", 0.2)
+    Path("texts/other.txt").write_text(TEXT + ".")
+    with pytest.raises(GPT2JaxError, match=r"^data\.path: texts/other\.txt: has changed since .*, or is another text"):
+        opened("texts/other.txt")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-2])
+    with pytest.raises(GPT2JaxError, match=r"^runs/run/data: train: .* tokens: should be .* by its meta\.json"):
+        opened("texts/novel.txt")
+    shard.write_bytes(whole)
+    assert opened("texts/novel.txt") == tokens
 
 
 def test_settings_that_are_none_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
