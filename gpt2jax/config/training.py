@@ -112,6 +112,6 @@ class TrainingConfig:
         starts = [0, *ends[:-1]]
         return sum((end - start) * self.micro_batches_at(start) for start, end in zip(starts, ends, strict=True))
 
-    def tokens_before(self, step: int, n_ctx: int) -> int:
-        """Tokens trained on in the first ``step`` steps, at ``n_ctx`` tokens a sequence."""
+    def positions_before(self, step: int, n_ctx: int) -> int:
+        """Targets of the first ``step`` steps, padding included, at ``n_ctx`` of them a sequence."""
         return self.micro_batches_before(step) * (self.batch_size // self.micro_batches) * n_ctx

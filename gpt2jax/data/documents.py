@@ -82,6 +82,11 @@ class DocumentWindows:
         before = np.concatenate([[0], np.cumsum(mask, dtype=np.int64)])  # Tokens that teach, before each.
         teaches = before[self._stops] > before[self._starts + 1]
         self._starts, self._stops = self._starts[teaches], self._stops[teaches]
+        targets = max(len(self), 1) * n_ctx
+        self.filled = float(np.sum(self._stops - self._starts - 1) / targets)
+        """Share of all windows' targets that are tokens of a document: the rest is padding."""
+        self.taught = float(np.sum(before[self._stops] - before[self._starts + 1]) / targets)
+        """Share of them that teach."""
         self._mask = mask
         self._tokens: np.ndarray | None = None
         if not len(self):

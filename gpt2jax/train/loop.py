@@ -180,7 +180,7 @@ def _train(
                 log.progress(step)
                 last = step == training.steps
                 if last or step % training.log_interval == 0:
-                    row = training_row(config, metrics, step, logged, clock, speed)
+                    row = training_row(config, metrics, step, logged, clock, speed, corpus.windows.filled)
                     logged = step
                     log.write(row, train_line(row, config))
                     log.progress(step, bar_text(row, config))

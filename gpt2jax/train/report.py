@@ -40,9 +40,11 @@ def write_report(
     kind, devices = mesh.devices.flat[0].device_kind, mesh.devices.size
     steps, seconds = int(last["step"]), last["train_seconds"]
     training = config.training
-    tokens = training.tokens_before(steps, config.model.n_ctx)
+    positions = training.positions_before(steps, config.model.n_ctx)
+    tokens = int(last.get("tokens", positions))
+    padding = f" in {positions:,} positions, on the average of an epoch: the rest is padding"
     utilization = Utilization(config, mesh)
-    flops = tokens * utilization.flops_per_token
+    flops = positions * utilization.flops_per_token
     lines = [
         f"# Run {training.run_dir}",
         "",
@@ -51,7 +53,7 @@ def write_report(
         f"| command | `{command}` |",
         f"| started from | {training.init_from or 'fresh parameters'} |",
         f"| steps | {steps} of {training.steps}, {last.get('skipped_in_all', 0):.0f} of them skipped |",
-        f"| training tokens | {tokens:,} |",
+        f"| training tokens | {tokens:,}{padding if tokens < positions else ''} |",
         f"| parameters | {parameters.count(config.model):,} |",
         f"| training loss, last | {last['loss']:.4f} nats per token |",
     ]

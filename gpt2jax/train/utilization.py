@@ -25,11 +25,11 @@ class Utilization:
         chip = known_chip(self.kind)
         self.peak_tflops = chip.peak_tflops if chip else None
 
-    def of(self, tokens_per_second: float) -> float | None:
+    def of(self, positions_per_second: float) -> float | None:
         """The share, 0 to 1, that training at this rate is; None where it is not known."""
-        if self.peak_tflops is None or not tokens_per_second:
+        if self.peak_tflops is None or not positions_per_second:
             return None
-        return tokens_per_second * self.flops_per_token / (self.devices * self.peak_tflops * 1e12)
+        return positions_per_second * self.flops_per_token / (self.devices * self.peak_tflops * 1e12)
 
     def convention(self) -> str:
         if self.peak_tflops is None:

@@ -48,6 +48,8 @@ def test_each_document_has_windows_of_its_own(tmp_path: Path) -> None:
         [[*b"q012345"], [0, 1, 1, 1, 1, 1, 1]],
         [[*b"567", EOT, 0, 0, 0], [0, 1, 1, 1, 0, 0, 0]],
     ]
+    assert windows.taught == sum(sum(window[1]) for window in found) / (5 * T)
+    assert windows.filled == (3 + 4 + 6 + 6 + 3) / (5 * T)
 
 
 def test_every_token_of_a_completion_teaches_once(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from gpt2jax.cli import main
 from gpt2jax.config import Config, LoraConfig, ModelConfig
 from gpt2jax.data.meta import read_meta as read_corpus
 from gpt2jax.errors import GPT2JaxError
+from gpt2jax.train.compare import Run
 from gpt2jax.train.corpus import open_corpus
 from gpt2jax.train.loop import train
 from gpt2jax.train.patience import is_best, out_of_patience
@@ -150,7 +151,21 @@ def test_completions_alone_teach(folder: Path, capsys: pytest.CaptureFixture[str
     assert run("instructions.yaml", source, "--data", "examples.jsonl") == 0
     found = losses("runs/instructions")
     assert found[-1] < found[0]
-    assert "bits per byte" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "bits per byte" not in out
+    # An example is a window, its first token no target: the others count, and padding does not.
+    meta = read_corpus(Path("runs/instructions/data"))
+    assert meta is not None
+    share = (meta.train.tokens - meta.train.documents) / (meta.train.documents * MODEL.n_ctx)
+    assert 0.2 < share < 0.5
+    assert f"8 x 32 positions a step, of which {100 * share:.0f} % hold tokens and " in out
+    rows = [row for row in read_rows("runs/instructions") if "loss" in row]
+    assert [row["tokens"] for row in rows] == [round(share * 8 * 32 * step) for step in range(1, 7)]
+    timed = rows[-1]
+    assert timed["tokens_per_second"] == pytest.approx(share * 8 * 32 / timed["step_seconds"])
+    report = Path("runs/instructions/report.md").read_text()
+    assert f"| training tokens | {round(share * 8 * 32 * 6):,} in {8 * 32 * 6:,} positions, on the average" in report
+    assert Run.read("runs/instructions").figures()["tokens"] == rows[-1]["tokens"]
 
 
 def test_patience_is_a_function_of_the_validations() -> None:

@@ -94,6 +94,7 @@ def test_only_steps_are_timed_and_mfu_and_time_left_follow_from_that(
     assert [row["step_seconds"] for row in rows] == [0.0, *[2.0] * 7]
     assert [row["train_seconds"] for row in rows] == [0.0, *[2.0 * count for count in range(1, 8)]]
     assert {row["tokens_per_second"] for row in rows[1:]} == {8 * 16 / 2.0}
+    assert [row["tokens"] for row in rows] == [8 * 16 * step for step in range(1, 9)]
     flops = parameters.train_flops_per_token(config.model, 16)
     share = 8 * 16 * flops / (2.0 * 8 * 0.001e12)
     assert [row.get("mfu") for row in rows] == [None, *[pytest.approx(share)] * 7]
