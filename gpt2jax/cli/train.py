@@ -94,9 +94,16 @@ def run(args: list[str]) -> int:
     from gpt2jax.train.lock import sole_owner
     from gpt2jax.train.loop import train as run_training
 
-    def draw(params: Params, encoding: tiktoken.Encoding, place: Partition | None) -> tuple[str, str]:
-        model = TextModel.from_params(params, config.model, encoding, place)
-        texts = model.write([model.start()], config.sampling, allow_special=True)[0]
+    def draw(
+        params: Params, encoding: tiktoken.Encoding, place: Partition | None, prompts: list[str]
+    ) -> tuple[str, str]:
+        model, sampling = TextModel.from_params(params, config.model, encoding, place), config.sampling
+        if prompts:  # Each is answered once, a long one by its end; an empty one is <|endoftext|>.
+            sampling = dataclasses.replace(sampling, num_samples=1, truncate="left")
+            answers = model.write(prompts, sampling, allow_special=True)
+            texts = [prompt + answer for prompt, [answer] in zip(prompts, answers, strict=True)]
+        else:
+            texts = model.write([model.start()], sampling, allow_special=True)[0]
         return "".join(under_rules(texts)), texts[0]
 
     if resume:

@@ -74,9 +74,10 @@ class TrainingConfig:
     compute_region: str = "not stated"
     """Where they stand, for the report."""
     sample_interval: CountOrZero = 0
-    """Steps between samples of what the model writes by then (samples.txt, as the section sampling says); 0 writes
-    them after the last step alone. Of several processes the first one writes, on one device, which must have room for
-    all parameters in the compute dtype."""
+    """Steps between samples of what the model writes by then (samples.txt, as the section sampling says; where the data
+    has prompts, num_samples of those that were held out are answered); 0 writes them after the last step alone. Of
+    several processes the first one writes, on one device, which must have room for all parameters in the compute
+    dtype."""
     wandb: NotEmpty | None = None
     """Project of Weights & Biases to log to as well; needs the extra wandb."""
 

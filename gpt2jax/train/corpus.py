@@ -9,6 +9,7 @@ import tiktoken
 from gpt2jax import tokenizer
 from gpt2jax.config import Config
 from gpt2jax.data.corpora import PYDOC, SUFFIXES, find_sources, read_documents
+from gpt2jax.data.documents import DocumentWindows
 from gpt2jax.data.meta import FILE_NAME, Meta, read_meta
 from gpt2jax.data.pipeline import Windows, holds_validation, open_split
 from gpt2jax.data.prepare import SplitRule, made_from, prepare
@@ -32,6 +33,14 @@ class Corpus:
     """Of the validation split."""
     notes: tuple[str, ...]
     """What to say of it, a line each."""
+
+    def prompts(self, count: int) -> list[str]:
+        """Prompts of ``count`` examples that were held out (of training ones where none were); none where the data has
+        no prompts."""
+        windows = self.held_out or self.windows
+        if not isinstance(windows, DocumentWindows):
+            return []
+        return [self.encoding.decode(prompt_P.tolist()) for prompt_P in windows.prompts(count)]
 
 
 def open_corpus(config: Config) -> Corpus:

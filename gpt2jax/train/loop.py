@@ -141,7 +141,7 @@ def _train(
             evaluate = Evaluator(config, place, corpus, micro_batch) if corpus.held_out is not None else None
             clock = Clock(sum(row["train_seconds"] for row in log.rows[-1:]))
             picture = Picture(run_dir / "loss.png", str(run_dir), sessions.restarts, silent)
-            samples = Samples(config, encoding, place, start, draw)
+            samples = Samples(config, corpus, place, start, draw)
             ended = out_of_patience(log.rows, training)
             if start < training.steps and not ended and samples.due(start) and samples.lacks(start):
                 log.say(samples.add(lora.merged(state.params, config.lora), start))

@@ -1,6 +1,7 @@
 """Fine-tuning as a user does it: one command, from weights of any form and a text."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -166,6 +167,12 @@ def test_completions_alone_teach(folder: Path, capsys: pytest.CaptureFixture[str
     report = Path("runs/instructions/report.md").read_text()
     assert f"| training tokens | {round(share * 8 * 32 * 6):,} in {8 * 32 * 6:,} positions, on the average" in report
     assert Run.read("runs/instructions").figures()["tokens"] == rows[-1]["tokens"]
+    # Samples answer prompts that were held out, one of every ten: three of the four.
+    held_out = [10 * block + int(np.random.default_rng((0, block)).integers(10)) for block in range(4)]
+    samples = Path("runs/instructions/samples.txt").read_text(encoding="utf-8")
+    assert re.findall(r"^=+ SAMPLE \d =+\n(\d+) and \1:", samples, re.MULTILINE) == [
+        str(held_out[i]) for i in (0, 1, 2)
+    ]
 
 
 def test_patience_is_a_function_of_the_validations() -> None:

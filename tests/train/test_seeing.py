@@ -172,7 +172,8 @@ def test_restarts_are_kept_and_marked_and_metrics_are_those_of_one_run(
 
 
 def draw_with(sampling: SamplingConfig, config: Any) -> Any:
-    def draw(params: Any, encoding: tiktoken.Encoding, place: Any) -> tuple[str, str]:
+    def draw(params: Any, encoding: tiktoken.Encoding, place: Any, prompts: list[str]) -> tuple[str, str]:
+        assert not prompts  # Of data that has none.
         model = TextModel.from_params(params, config.model, encoding, place)
         first, second = model.write([model.start()], sampling, allow_special=True)[0]
         return f"{first}\n######## step 1\n{second}\n", first
@@ -198,7 +199,7 @@ def test_samples_are_those_of_a_run_never_stopped(
     assert [int(step) for step in re.findall(r"^step +(\d+)  sample: ", out, re.MULTILINE)] == [2, 4, 6]
     assert compiled.count("jit(decoding_params)") == 1
     # The engine on the mesh writes what it writes on one device.
-    alone, _ = draw(jax.device_get(result.params), result.encoding, None)
+    alone, _ = draw(jax.device_get(result.params), result.encoding, None, [])
     last = whole.split("\n######## step 8\n")[1]
     assert last == alone.replace("######## step 1", " ######## step 1") + "\n"
 
