@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -56,6 +57,7 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self._read_only = read_only
         self._writing: int | None = None
+        self._removal: threading.Thread | None = None
         self._errors: list[Exception] = []
         self._kept = _Kept(keep_last, keep_best, keep_every)
         if not read_only:
@@ -164,19 +166,28 @@ class Checkpoints:
             with self._written():
                 raise self._errors[0]
         if self._writing is not None and not self._manager.is_saving_in_progress():
-            self.wait()
+            self._finish()
 
     def wait(self) -> None:
-        """Wait for the write in flight, if there is one.
+        """Wait for the write in flight, if there is one, and for the files of those that are no longer kept to be gone.
 
         Raises:
             GPT2JaxError: it has failed.
         """
         if self._writing is not None:
-            with self._written():
-                self._manager.wait_until_finished()
-            self._writing = None
-            self._sweep()
+            self._finish()
+        if self._removal is not None:
+            self._removal.join()
+            self._removal = None
+
+    def _finish(self) -> None:
+        """Wait for the write in flight, and begin to remove what it has replaced."""
+        with self._written():
+            self._manager.wait_until_finished()
+        self._writing = None
+        # Beside the steps: many files take a while, and would count as a step's time.
+        self._removal = threading.Thread(target=self._sweep, daemon=True)
+        self._removal.start()
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:

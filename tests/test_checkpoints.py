@@ -273,6 +273,31 @@ def test_of_equal_losses_the_earlier_is_the_best_as_patience_has_it(tmp_path: Pa
     assert "the best is 1.0000 nats per token, at step 4" in line
 
 
+def test_a_step_does_not_wait_for_the_removal_of_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked for after a step, while the clock of the steps runs."""
+    begun, go_on, remove = threading.Event(), threading.Event(), checkpoints.remove_folder
+
+    def slowly(folder: Path) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        remove(folder)
+
+    with Checkpoints(tmp_path, keep_last=1, keep_best=0) as run:
+        monkeypatch.setattr(checkpoints, "remove_folder", slowly)
+        run.save(small(2), meta(2, None))
+        go_on.set()
+        run.save(small(4), meta(4, None))
+        begun.clear()
+        go_on.clear()
+        while not begun.is_set():  # Until the write has ended, which check() then finds.
+            run.check()
+        run.check()  # It comes back.
+        assert (tmp_path / "deleted").exists()
+        go_on.set()
+        run.wait()
+        assert {child.name for child in tmp_path.iterdir()} == {"4"}
+
+
 def parts(starts: int) -> Iterator[list[tuple[int, float | None]]]:
     items = list(LOSSES.items())
     for start in range(0, 8, 8 // starts):
