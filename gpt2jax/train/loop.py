@@ -146,77 +146,81 @@ def _train(
             if start < training.steps and not ended and samples.due(start) and samples.lacks(start):
                 log.say(samples.add(lora.merged(state.params, config.lora), start))
 
-            def report(step: int, remark: str = "") -> None:
+            def report(step: int, ended_by: str = "") -> None:
                 sessions.note(step)
                 if is_primary():
-                    path = run_dir / "report.md"
-                    write_report(config, place.mesh, log.rows, sessions.all, path, command, kernel, remark)
+                    known = log.rows, sessions.all, run_dir / "report.md", command, kernel
+                    write_report(config, place.mesh, *known, step, corpus.windows.filled, ended_by)
 
             step = logged = start
             stopping = bool(stop)
             windows_ABT1 = next(batches)
-            while step < training.steps and not stopping and not ended:
-                compiles = step == start or step in training.ramp
-                if compiles:  # Wait for what is under way, and for this step; start the clock after it.
-                    jax.block_until_ready(state)
-                    clock.pause(step)
-                    # One program for all batches of this size: what it would have to be traced again for is an error.
-                    program = train_step.lower(state, windows_ABT1).compile()
-                with tracing.around(step + 1, clock, state):
-                    state, metrics = program(state, windows_ABT1)
-                step += 1
-                # The next batch goes to the devices while they work on this one.
-                done_ABT1, windows_ABT1 = windows_ABT1, next(batches) if step < training.steps else windows_ABT1
-                checkpoints.check()
-                agree_to_stop(stop, step)
-                if compiles:
-                    jax.block_until_ready(metrics)
-                    clock.skip(step)
-                if debug_nans and not math.isfinite(float(metrics["loss"]) + float(metrics["grad_norm"])):
-                    # The step was skipped: these are the parameters that it had.
-                    raise GPT2JaxError(diagnose(config, place, state.params, step - 1, done_ABT1))
-                if note := tracing.end(step, clock, state):
-                    log.say(note)
-                log.progress(step)
-                last = step == training.steps
-                if last or step % training.log_interval == 0:
-                    row = training_row(config, metrics, step, logged, clock, speed, corpus.windows.filled)
-                    logged = step
-                    log.write(row, train_line(row, config))
-                    log.progress(step, bar_text(row, config))
-                    if fault := too_many_skipped(row, training.max_skipped):
-                        fault += f"; {_way_back(checkpoints)}"
-                        report(step, fault)
-                        raise GPT2JaxError(fault)
-                stopping = bool(stop)  # Looked at once a step: a signal that comes later stops after the next one.
-                validate = last or step % training.eval_interval == 0
-                save = last or step % training.checkpoint_interval == 0 or stopping
-                if save and not last and not stopping and float(metrics["skipped"]):
-                    log.say(f"step {step}: skipped, as the checkpoint is that was due")
-                    save = False
-                sample = samples.due(step) and not last
-                if validate or save or sample or picture.due():
-                    jax.block_until_ready(state)
-                    clock.pause(step)
-                    loss = None
-                    if evaluate and (validate or save):
-                        row = evaluate(state.params, step, clock.total)
-                        log.write(row, validation_line(row))
-                        _check_finite("validation_loss", row, checkpoints)
-                        loss = row["validation_loss"] if not training.patience or counts(row, training) else None
-                        ended = out_of_patience(log.rows, training)
-                        save |= bool(ended) or bool(training.patience and is_best(log.rows, training))
-                    if save:
-                        meta = Meta(step, model, encoding, loss, adapters=begun.adapters)
-                        checkpoints.save(learned_state(state), meta)
-                    if (
-                        sample and not ended
-                    ):  # After the checkpoint, which it could cost; killed between, it comes later.
-                        log.say(samples.add(lora.merged(state.params, config.lora), step))
-                    sessions.note(step)
-                    if fault := picture.draw(log.rows):
-                        log.say(fault)
-                    clock.resume(step)
+            try:
+                while step < training.steps and not stopping and not ended:
+                    compiles = step == start or step in training.ramp
+                    if compiles:  # Wait for what is under way, and for this step; start the clock after it.
+                        jax.block_until_ready(state)
+                        clock.pause(step)
+                        # One program for all batches of this size: what it would be traced again for is an error.
+                        program = train_step.lower(state, windows_ABT1).compile()
+                    with tracing.around(step + 1, clock, state):
+                        state, metrics = program(state, windows_ABT1)
+                    step += 1
+                    # The next batch goes to the devices while they work on this one.
+                    done_ABT1, windows_ABT1 = windows_ABT1, next(batches) if step < training.steps else windows_ABT1
+                    checkpoints.check()
+                    agree_to_stop(stop, step)
+                    if compiles:
+                        jax.block_until_ready(metrics)
+                        clock.skip(step)
+                    if debug_nans and not math.isfinite(float(metrics["loss"]) + float(metrics["grad_norm"])):
+                        # The step was skipped: these are the parameters that it had.
+                        raise GPT2JaxError(diagnose(config, place, state.params, step - 1, done_ABT1))
+                    if note := tracing.end(step, clock, state):
+                        log.say(note)
+                    log.progress(step)
+                    last = step == training.steps
+                    if last or step % training.log_interval == 0:
+                        row = training_row(config, metrics, step, logged, clock, speed, corpus.windows.filled)
+                        logged = step
+                        log.write(row, train_line(row, config))
+                        log.progress(step, bar_text(row, config))
+                        if fault := too_many_skipped(row, training.max_skipped):
+                            raise GPT2JaxError(f"{fault}; {_way_back(checkpoints)}")
+                    stopping = bool(stop)  # Looked at once a step: a signal that comes later stops after the next one.
+                    validate = last or step % training.eval_interval == 0
+                    save = last or step % training.checkpoint_interval == 0 or stopping
+                    if save and not last and not stopping and float(metrics["skipped"]):
+                        log.say(f"step {step}: skipped, as the checkpoint is that was due")
+                        save = False
+                    sample = samples.due(step) and not last
+                    if validate or save or sample or picture.due():
+                        jax.block_until_ready(state)
+                        clock.pause(step)
+                        loss = None
+                        if evaluate and (validate or save):
+                            row = evaluate(state.params, step, clock.total)
+                            log.write(row, validation_line(row))
+                            _check_finite("validation_loss", row, checkpoints)
+                            loss = row["validation_loss"] if not training.patience or counts(row, training) else None
+                            ended = out_of_patience(log.rows, training)
+                            save |= bool(ended) or bool(training.patience and is_best(log.rows, training))
+                        if save:
+                            meta = Meta(step, model, encoding, loss, adapters=begun.adapters)
+                            checkpoints.save(learned_state(state), meta)
+                        if (
+                            sample and not ended
+                        ):  # After the checkpoint, which it could cost; killed between, it comes later.
+                            log.say(samples.add(lora.merged(state.params, config.lora), step))
+                        sessions.note(step)
+                        if fault := picture.draw(log.rows):
+                            log.say(fault)
+                        clock.resume(step)
+            except GPT2JaxError as error:
+                if step > start:
+                    with contextlib.suppress(GPT2JaxError):  # A full disk may have no room for this either.
+                        report(step, str(error))
+                raise
 
             row = next((row for row in reversed(log.rows) if "validation_loss" in row), {})
             if step == start:  # Nothing was left to do: say how the model stands.
