@@ -7,18 +7,24 @@ from gpt2jax.chips import known_chip
 from gpt2jax.config import Config
 
 
+def train_flops_per_token(config: Config) -> float:
+    """Floating point operations of one training token (:func:`gpt2jax.parameters.train_flops_per_token`): with adapters
+    4 N + 6 N of adapters in the place of 6 N, as weights that stay as they are have no gradient."""
+    model = config.model
+    flops = parameters.train_flops_per_token(model, model.n_ctx)
+    if config.lora.rank:
+        held = parameters.count(model) - model.n_ctx * model.n_embd
+        flops += 6.0 * lora.count(config.lora, model) - 2.0 * held
+    return flops
+
+
 class Utilization:
     """MFU on one mesh (Chowdhery et al. 2022, appendix B), where a peak is listed for its devices."""
 
     def __init__(self, config: Config, mesh: Mesh) -> None:
         self.kind, self.devices = mesh.devices.flat[0].device_kind, mesh.devices.size
-        model = config.model
-        self.flops_per_token = parameters.train_flops_per_token(model, model.n_ctx)
-        terms = "6 N"
-        if config.lora.rank:  # Weights that stay as they are have no gradient: a third of their products.
-            held = parameters.count(model) - model.n_ctx * model.n_embd
-            self.flops_per_token += 6.0 * lora.count(config.lora, model) - 2.0 * held
-            terms = "4 N + 6 N of adapters"
+        self.flops_per_token = train_flops_per_token(config)
+        terms = "4 N + 6 N of adapters" if config.lora.rank else "6 N"
         self.flops_convention = (
             f"{terms} + 12 n_layer n_embd n_ctx per token, N without positions, attention counted as not causal"
         )
