@@ -27,7 +27,7 @@ def save_base(
         remove_folder(folder)  # Of a run that ended before its first checkpoint.
     wait_for_all()
     with Checkpoints(folder, keep_last=1) as saved:
-        saved.save({"params": lora.split_base(params)}, Meta(0, model, encoding))
+        saved.save({"params": lora.without_adapters(params)}, Meta(0, model, encoding))
         saved.wait()
         return Adapters(config, fingerprint(saved.read_meta(0)))
 

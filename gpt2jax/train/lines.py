@@ -65,6 +65,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def stopped_line(run_dir: str, step: int, signal_name: str) -> str:
+    return (
+        f"stopped at step {step} by {signal_name}; resume with: gpt2jax train --resume {run_dir}, or the same command"
+    )
+
+
 def validation_line(row: Row) -> str:
     line = f"step {row['step']:>6.0f}  validation loss {row['validation_loss']:.4f} nats per token"
     return line + f", {row['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in row else line

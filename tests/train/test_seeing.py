@@ -25,6 +25,7 @@ from gpt2jax.train.loop import train
 from gpt2jax.train.plots import skipped_at, smooth, thin
 from gpt2jax.train.rows import Row, mean_mfu, read_rows
 from gpt2jax.train.sessions import read_sessions
+from gpt2jax.train.validation import Evaluator
 from tests.train.test_loop import make
 
 
@@ -68,7 +69,7 @@ def fake_time(monkeypatch: pytest.MonkeyPatch) -> Time:
     monkeypatch.setattr(clock, "time", time)
     monkeypatch.setattr(loop, "make_train_step", lambda *args: Timed(make_step(*args), time))
     for owner, name in (
-        (loop.Evaluator, "__call__"),
+        (Evaluator, "__call__"),
         (Checkpoints, "save"),
         (plots, "draw_loss"),
         (jax.profiler, "start_trace"),
