@@ -1,6 +1,7 @@
 """Kill a training run again and again, and see whether it ends as one that was never killed.
 
     python benchmarks/kill_test.py --kills 50
+    python benchmarks/kill_test.py --kind lora --kills 50
 
 A tiny run (Muon, dropout, two micro-batches, epochs of a few steps) is started, killed with SIGKILL at a moment drawn
 from a seed, and started again, until it has been killed so often; then it is left to end. Moments are of five kinds:
@@ -8,6 +9,9 @@ while it starts; at any time after its first step; while a checkpoint is written
 after the step in which an epoch ends. Its end is compared with that of a run never killed: every leaf of the state
 (parameters, optimizer, guard, step), every number in metrics.jsonl but those of the clock, and every sample, bit for
 bit, and the names of the files in its folder: nothing half done may be left. Exit status 1 if anything differs.
+
+With --kind lora the run learns adapters on the weights of another one, which it saves itself (RUN/base), of a text that
+it prepares itself (RUN/data), with patience, so that it samples its best checkpoint at the end.
 """
 
 import argparse
@@ -24,33 +28,40 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from gpt2jax import checkpoint
+from gpt2jax import checkpoint, parameters
 from gpt2jax import config as settings
 from gpt2jax.data.prepare import prepare
 from gpt2jax.digest import paths
 from gpt2jax.train.runlog import read_rows
+from gpt2jax.train.start import learned_state
 from gpt2jax.train.step import abstract_state, make_place
 
 CLOCK = ("train_seconds", "step_seconds", "tokens_per_second", "mfu")
-KINDS = ("any", "start", "write", "removal", "epoch")
+MOMENTS = ("any", "start", "write", "removal", "epoch")
 # Steps between checkpoints, of which the last two, the best and every fifth are kept.
 INTERVAL = 5
 SETTINGS = """
 model: {{n_vocab: 257, n_ctx: 16, n_embd: 32, n_head: 4, n_layer: 2, dropout: 0.1}}
-data: {{path: shards}}
+data: {{path: {data}}}
 optimizer: {{name: muon, learning_rate: 1.0e-2, min_learning_rate: 1.0e-3, warmup_steps: 2}}
-training: {{steps: {steps}, batch_size: 8, micro_batches: 2, log_interval: 1, eval_interval: {interval},
+{lora}training: {{steps: {steps}, {more}batch_size: 8, micro_batches: 2, log_interval: 1, eval_interval: {interval},
   eval_batches: 1, checkpoint_interval: {interval}, keep_every: {every}, sample_interval: {interval}}}
 sampling: {{max_new_tokens: 8, num_samples: 1}}
 """
 
 
-def prepare_folder(folder: Path, steps: int) -> None:
-    """Data of an epoch of a few steps, and the settings of a run of ``steps``."""
+def prepare_folder(folder: Path, steps: int, kind: str = "fresh") -> None:
+    """Data of an epoch of a few steps, and the settings of a run of ``steps``; of adapters, the weights too."""
     text = folder / "text.txt"
     text.write_text("".join(f"{number} times {number} is {number * number}.\n" for number in range(60)))
     prepare([str(text)], folder / "shards", tokenizer="bytes", split="tail")
-    (folder / "settings.yaml").write_text(SETTINGS.format(steps=steps, interval=INTERVAL, every=5 * INTERVAL))
+    given = {"steps": steps, "interval": INTERVAL, "every": 5 * INTERVAL, "data": "shards", "lora": "", "more": ""}
+    (folder / "settings.yaml").write_text(SETTINGS.format(**given))
+    if kind == "lora":
+        (folder / "settings.yaml").write_text(SETTINGS.format(**given | {"steps": INTERVAL}))
+        Run(folder, "weights").finish()
+        given |= {"data": "text.txt", "lora": "lora: {rank: 2}\n", "more": "init_from: weights, patience: 1000, "}
+        (folder / "settings.yaml").write_text(SETTINGS.format(**given))
 
 
 class Run:
@@ -96,8 +107,8 @@ class Run:
         return (self.checkpoints / "deleted").exists()
 
 
-def kill_once(run: Run, kind: str, rng: random.Random, times: dict[str, float]) -> str | None:
-    """Start the run and kill it at a moment of this kind; where it stood, or None when it had ended before.
+def kill_once(run: Run, moment: str, rng: random.Random, times: dict[str, float]) -> str | None:
+    """Start the run and kill it at such a moment; where it stood, or None when it had ended before.
 
     Args:
         times: seconds of a start, which are measured here, and of a checkpoint's interval.
@@ -110,19 +121,19 @@ def kill_once(run: Run, kind: str, rng: random.Random, times: dict[str, float]) 
             time.sleep(0.0005)
 
     try:
-        if kind == "start":
+        if moment == "start":
             wait(lambda: False, rng.uniform(0.0, times["startup"]))
         else:
             wait(lambda: run.step() > 0)
             times["startup"] = time.monotonic() - began
-        if kind == "any":
+        if moment == "any":
             wait(lambda: False, rng.uniform(0.0, 2 * times["period"]))
-        elif kind == "write":
+        elif moment == "write":
             wait(run.writes)
             wait(lambda: False, rng.uniform(0.0, 0.15))
-        elif kind == "removal":
+        elif moment == "removal":
             wait(run.removes)
-        elif kind == "epoch":
+        elif moment == "epoch":
             length = run.epoch_steps()
             end = int((int(run.step() / length) + 1) * length) + 1
             wait(lambda: run.step() >= end)
@@ -140,10 +151,13 @@ def kill_once(run: Run, kind: str, rng: random.Random, times: dict[str, float]) 
 
 
 def state_of(run_dir: Path) -> dict[str, np.ndarray]:
-    """Every leaf of the newest checkpoint's state."""
+    """Every leaf of the newest checkpoint's state, and of the weights that its adapters belong to."""
     config = settings.load(run_dir / "config.yaml")
-    state = checkpoint.restore_state(run_dir, abstract_state(config, make_place(config, jax.devices()[:1])))
-    return {path: np.asarray(leaf) for path, leaf in paths(state).items()}
+    abstract = learned_state(abstract_state(config, make_place(config, jax.devices()[:1])))
+    state = {path: np.asarray(leaf) for path, leaf in paths(checkpoint.restore_state(run_dir, abstract)).items()}
+    if config.lora.rank:
+        state |= {f"base/{row.path}": checkpoint.restore_array(run_dir / "base", row.path) for row in parameters.TABLE}
+    return state
 
 
 def numbers(run_dir: Path) -> list[dict[str, float]]:
@@ -153,8 +167,9 @@ def numbers(run_dir: Path) -> list[dict[str, float]]:
 
 def names(run_dir: Path) -> set[str]:
     """What is in the run's folder, down to a checkpoint's parts; TensorBoard has a file for every start."""
-    folders = (run_dir, run_dir / "checkpoints", *(run_dir / "checkpoints").iterdir())
-    return {str(path.relative_to(run_dir)) for folder in folders for path in folder.iterdir()}
+    folders = [run_dir, *(run_dir / name for name in ("checkpoints", "base", "data"))]
+    folders += [*(run_dir / "checkpoints").iterdir(), *(run_dir / "base").glob("*")]
+    return {str(path.relative_to(run_dir)) for folder in folders if folder.is_dir() for path in folder.iterdir()}
 
 
 def differences(whole: Path, killed: Path) -> list[str]:
@@ -177,6 +192,7 @@ def _same(left: np.ndarray | None, right: np.ndarray | None) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=["fresh", "lora"], default="fresh", help="what is learned (default: fresh)")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", help="an empty folder to work in, which stays; by default a temporary one")
@@ -186,7 +202,7 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         # A start that is killed gets one or two checkpoints further, so the run does not end too soon.
         steps = 2 * INTERVAL * (given.kills + 2)
-        prepare_folder(folder, steps)
+        prepare_folder(folder, steps, given.kind)
         whole, killed = Run(folder, "whole"), Run(folder, "killed")
         whole.finish()
         period = whole.period()
@@ -199,13 +215,13 @@ def main() -> int:
         rng = random.Random(given.seed)
         count, met, times = 0, {"write": 0, "removal": 0}, {"startup": 5.0, "period": period}
         while count < given.kills:
-            kind = KINDS[count % len(KINDS)]
-            where = kill_once(killed, kind, rng, times)
+            moment = MOMENTS[count % len(MOMENTS)]
+            where = kill_once(killed, moment, rng, times)
             if where is None:
                 break
             count += 1
             met = {part: number + (part in where) for part, number in met.items()}
-            print(f"kill {count:>3} ({kind}): {where}", flush=True)
+            print(f"kill {count:>3} ({moment}): {where}", flush=True)
         killed.finish()
         faults = differences(whole.dir, killed.dir)
         for fault in faults:

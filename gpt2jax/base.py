@@ -7,7 +7,7 @@ import tiktoken
 from gpt2jax import checkpoint, lora
 from gpt2jax.checkpoints import Checkpoints
 from gpt2jax.config import LoraConfig, ModelConfig
-from gpt2jax.distributed import is_primary
+from gpt2jax.distributed import is_primary, wait_for_all
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import remove_folder
 from gpt2jax.parameters import Params
@@ -25,9 +25,9 @@ def save_base(
     folder = run_dir / "base"
     if is_primary():
         remove_folder(folder)  # Of a run that ended before its first checkpoint.
-    checkpoint.everywhere(True)
+    wait_for_all()
     with Checkpoints(folder, keep_last=1) as saved:
-        saved.save({"params": lora.split_base(params)}, Meta(0, model, encoding))
+        saved.save({"params": lora.without_adapters(params)}, Meta(0, model, encoding))
         saved.wait()
         return Adapters(config, fingerprint(saved.read_meta(0)))
 

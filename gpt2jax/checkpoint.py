@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from gpt2jax import digest
+from gpt2jax.distributed import all_agree
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.record import DamagedError, Meta, check_same_leaves, compare, describe
 
@@ -96,18 +96,11 @@ def restore_state(path: str | Path, abstract: T) -> T:
             state = ocp.StandardCheckpointHandler().restore(where / "state", args=ocp.args.StandardRestore(abstract))
     except DamagedError as error:
         failure = error
-    if not everywhere(failure is None):
+    if not all_agree(failure is None):
         raise failure or DamagedError(f"{where}: the checkpoint cannot be read (by another process)")
     if saved is not None:
         compare(saved, digest.of_arrays(digest.paths(state)), str(where))
     return state  # type: ignore[return-value]
-
-
-def everywhere(good: bool) -> bool:
-    """Whether ``good`` holds in every process; all of them wait here for each other."""
-    if jax.process_count() == 1:
-        return good
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
 
 
 @contextlib.contextmanager

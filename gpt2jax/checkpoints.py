@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from gpt2jax import checkpoint
-from gpt2jax.distributed import is_primary
+from gpt2jax.distributed import is_primary, wait_for_all
 from gpt2jax.errors import GPT2JaxError, GPT2JaxWarning
 from gpt2jax.files import remove_folder
 from gpt2jax.record import DamagedError, Meta, describe
@@ -56,6 +57,7 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self._read_only = read_only
         self._writing: int | None = None
+        self._removal: threading.Thread | None = None
         self._errors: list[Exception] = []
         self._kept = _Kept(keep_last, keep_best, keep_every)
         if not read_only:
@@ -130,7 +132,7 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """Of the kept one with the lowest validation loss."""
+        """Of the kept one with the lowest validation loss, the earliest of equal ones."""
         ranked = self._kept.ranked(self.steps())
         return ranked[0] if ranked else None
 
@@ -164,19 +166,28 @@ class Checkpoints:
             with self._written():
                 raise self._errors[0]
         if self._writing is not None and not self._manager.is_saving_in_progress():
-            self.wait()
+            self._finish()
 
     def wait(self) -> None:
-        """Wait for the write in flight, if there is one.
+        """Wait for the write in flight, if there is one, and for the files of those that are no longer kept to be gone.
 
         Raises:
             GPT2JaxError: it has failed.
         """
         if self._writing is not None:
-            with self._written():
-                self._manager.wait_until_finished()
-            self._writing = None
-            self._sweep()
+            self._finish()
+        if self._removal is not None:
+            self._removal.join()
+            self._removal = None
+
+    def _finish(self) -> None:
+        """Wait for the write in flight, and begin to remove what it has replaced."""
+        with self._written():
+            self._manager.wait_until_finished()
+        self._writing = None
+        # Beside the steps: many files take a while, and would count as a step's time.
+        self._removal = threading.Thread(target=self._sweep, daemon=True)
+        self._removal.start()
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
@@ -242,7 +253,7 @@ class Checkpoints:
                 aside = f"{name}-{count}"
             (self.folder / str(step)).rename(self.folder / aside)
             warnings.warn(f"{line}; it is now {self.folder.name}/{aside}", GPT2JaxWarning, stacklevel=3)
-        checkpoint.everywhere(True)
+        wait_for_all()
         self._kept.losses.pop(step, None)
         self._manager.reload()
 
@@ -258,8 +269,8 @@ class _Kept:
     """Validation loss by step. Not left to Orbax, which forgets it when the run is started again."""
 
     def ranked(self, steps: Sequence[int]) -> list[int]:
-        """Those of ``steps`` with a validation loss, the lowest first."""
-        return sorted((step for step in steps if step in self.losses), key=lambda step: (self.losses[step], -step))
+        """Those of ``steps`` with a validation loss, the lowest first; of equal ones the earlier, as for patience."""
+        return sorted((step for step in steps if step in self.losses), key=lambda step: (self.losses[step], step))
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = sorted(info.step for info in checkpoints)

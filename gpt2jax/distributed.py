@@ -9,6 +9,8 @@ import sys
 import threading
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from gpt2jax.cluster import Cluster, detect
 from gpt2jax.config import DistributedConfig
@@ -85,6 +87,18 @@ def banner(source: str) -> str:
 def is_primary() -> bool:
     """Whether this process is the one that writes logs and talks."""
     return jax.process_index() == 0
+
+
+def all_agree(good: bool) -> bool:
+    """Whether ``good`` holds in every process; all of them wait here for each other."""
+    if jax.process_count() == 1:
+        return good
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
+
+
+def wait_for_all() -> None:
+    """Wait until every process has come here."""
+    all_agree(True)
 
 
 def lost(error: BaseException) -> str | None:

@@ -104,7 +104,7 @@ def split(params: Params) -> tuple[Params, Params]:
     """What is learned of ``params``, and what is not: adapters and the rest, or everything and nothing."""
     if KEY not in params:
         return params, {}
-    return {KEY: params[KEY]}, split_base(params)
+    return {KEY: params[KEY]}, without_adapters(params)
 
 
 def merged(params: Params, config: LoraConfig) -> Params:
@@ -112,14 +112,14 @@ def merged(params: Params, config: LoraConfig) -> Params:
     return _merged(params, config) if config.rank else params
 
 
-def split_base(params: Params) -> Params:
+def without_adapters(params: Params) -> Params:
     """The table's tree alone, without adapters."""
     return {name: leaf for name, leaf in params.items() if name != KEY}
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def _merged(params: Params, config: LoraConfig) -> Params:
-    base = split_base(params)
+    base = without_adapters(params)
     found = {row.path for row in targets(config)}
 
     def leaf(row: Parameter) -> Any:

@@ -14,10 +14,11 @@ import pytest
 
 from gpt2jax import checkpoint, checkpoints, digest, parameters, tokenizer
 from gpt2jax.checkpoints import Checkpoints
-from gpt2jax.config import Config, OptimizerConfig
+from gpt2jax.config import Config, OptimizerConfig, TrainingConfig
 from gpt2jax.errors import GPT2JaxError, GPT2JaxWarning
 from gpt2jax.record import DamagedError, Leaf, Meta, compare
 from gpt2jax.train.guard import Guard
+from gpt2jax.train.patience import out_of_patience
 from gpt2jax.train.step import TrainState, abstract_state, init_state
 from tests.helpers import TINY, place_on
 
@@ -258,6 +259,43 @@ def test_the_right_ones_stay_also_when_a_run_is_started_again(
             for step, loss in part:
                 run.save(small(step), meta(step, loss))
     assert sorted(int(child.name) for child in tmp_path.iterdir()) == left
+
+
+def test_of_equal_losses_the_earlier_is_the_best_as_patience_has_it(tmp_path: Path) -> None:
+    losses = {2: 3.0, 4: 1.0, 6: 1.0, 8: 2.0}
+    with Checkpoints(tmp_path, keep_last=1, keep_best=1) as run:
+        for step, loss in losses.items():
+            run.save(small(step), meta(step, loss))
+        assert run.best_step() == 4
+    assert sorted(int(child.name) for child in tmp_path.iterdir()) == [4, 8]
+    rows = [{"step": step, "validation_loss": loss} for step, loss in losses.items()]
+    line = out_of_patience(rows, TrainingConfig(patience=2, eval_interval=2, steps=100))
+    assert "the best is 1.0000 nats per token, at step 4" in line
+
+
+def test_a_step_does_not_wait_for_the_removal_of_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked for after a step, while the clock of the steps runs."""
+    begun, go_on, remove = threading.Event(), threading.Event(), checkpoints.remove_folder
+
+    def slowly(folder: Path) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        remove(folder)
+
+    with Checkpoints(tmp_path, keep_last=1, keep_best=0) as run:
+        monkeypatch.setattr(checkpoints, "remove_folder", slowly)
+        run.save(small(2), meta(2, None))
+        go_on.set()
+        run.save(small(4), meta(4, None))
+        begun.clear()
+        go_on.clear()
+        while not begun.is_set():  # Until the write has ended, which check() then finds.
+            run.check()
+        run.check()  # It comes back.
+        assert (tmp_path / "deleted").exists()
+        go_on.set()
+        run.wait()
+        assert {child.name for child in tmp_path.iterdir()} == {"4"}
 
 
 def parts(starts: int) -> Iterator[list[tuple[int, float | None]]]:

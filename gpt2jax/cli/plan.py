@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from gpt2jax import config as settings
+from gpt2jax.cli.init_from import in_full, with_sizes_of_weights
 from gpt2jax.cli.parse import parse, start
 from gpt2jax.errors import GPT2JaxError
 
@@ -18,13 +19,14 @@ The real training step (or, with --verb generate, the writing of one token in ev
 v5e-256 and v5p-512 as Google names slices, v5e:16x16 by the shape of the torus, h100-64 for GPUs in nodes of eight.
 TPU programs need libtpu (pip install 'gpt2jax[plan]'); without it, and for GPUs, CPU devices stand in, and it says so.
 --search compiles the most promising meshes, micro-batches and remat policies, and ranks those that fit. What does not
-fit ends with status 2, and says by how much.
+fit ends with status 2, and says by how much. --init-from gives the sizes of the model where the settings name none.
 
 examples:
   gpt2jax plan configs/pretrain/gpt2-medium.yaml --topology v5e-256
   gpt2jax plan configs/pretrain/gpt2-xl.yaml --topology v5p:8x8x8 --mesh.data 32 --mesh.fsdp 16
   gpt2jax plan configs/pretrain/gpt2-xl.yaml --topology v5e-16 --search 8
   gpt2jax plan configs/pretrain/gpt2.yaml --topology h100-8 --tokens 10e9
+  gpt2jax plan configs/finetune/lora.yaml --init-from gpt2-xl --topology l4-1
   gpt2jax plan configs/pretrain/gpt2-medium.yaml --topology v6e-8 --verb generate --rows 256"""
 
 
@@ -44,16 +46,20 @@ class PlanArgs:
     """With --verb generate: texts written at once, over all chips; by default 32."""
     model: settings.ModelConfig = dataclasses.field(default_factory=settings.ModelConfig)
     mesh: settings.MeshConfig = dataclasses.field(default_factory=settings.MeshConfig)
+    optimizer: settings.OptimizerConfig = dataclasses.field(default_factory=settings.OptimizerConfig)
+    lora: settings.LoraConfig = dataclasses.field(default_factory=settings.LoraConfig)
     training: settings.TrainingConfig = dataclasses.field(default_factory=settings.TrainingConfig)
 
 
 def run(args: list[str]) -> int:
-    config = settings.Config()
+    config, named = settings.Config(), True
+    args = [in_full(arg) for arg in args]
     if args and not args[0].startswith("-"):
-        config = settings.load(args.pop(0))
+        config = settings.load(args[0])
+        named = settings.names_sizes(args.pop(0))
     elif "--help" not in args and "-h" not in args:
         raise GPT2JaxError("plan: needs a settings file (say configs/pretrain/gpt2-medium.yaml)")
-    default = PlanArgs(model=config.model, mesh=config.mesh, training=config.training)
+    default = PlanArgs(**{name: getattr(config, name) for name in SECTIONS})
     given = parse(PlanArgs, args, "plan", HELP, default=default)
     for name, least in (("slices", 1), ("search", 0), ("rows", 1)):
         if getattr(given, name) is not None and getattr(given, name) < least:
@@ -61,7 +67,6 @@ def run(args: list[str]) -> int:
     if given.tokens is not None and not given.tokens > 0:
         raise GPT2JaxError(f"tokens: {given.tokens}: should be above 0")
     _check_together(given, args)
-    config = dataclasses.replace(config, model=given.model, mesh=given.mesh, training=given.training)
 
     from gpt2jax.plan.topology import has_libtpu, parse_topology
 
@@ -70,6 +75,11 @@ def run(args: list[str]) -> int:
     start(topology.count if stands_in else 1)
     if stands_in and topology.chip.torus:
         print("gpt2jax: note: libtpu is not installed (extra plan): compiling for CPU devices instead", file=sys.stderr)
+
+    if given.training.init_from and not named:  # As in `gpt2jax train`.
+        default = dataclasses.replace(default, model=with_sizes_of_weights(given.training, default.model))
+        given = parse(PlanArgs, args, "plan", HELP, default=default)
+    config = dataclasses.replace(config, **{name: getattr(given, name) for name in SECTIONS})
 
     from gpt2jax.plan import show
     from gpt2jax.plan.estimate import plan_training
@@ -95,6 +105,8 @@ def run(args: list[str]) -> int:
     return 0
 
 
+# What a plan takes of a settings file.
+SECTIONS = ("model", "mesh", "optimizer", "lora", "training")
 # What a search tries values of.
 SEARCHED = ("mesh.data", "mesh.fsdp", "mesh.tensor", "model.remat", "training.micro-batches")
 

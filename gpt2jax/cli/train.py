@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2jax import config as settings
+from gpt2jax.cli.init_from import in_full, with_sizes_of_weights
 from gpt2jax.cli.parse import parse, start
 from gpt2jax.errors import GPT2JaxError
 
@@ -47,7 +48,7 @@ examples:
 
 def run(args: list[str]) -> int:
     command = " ".join(["gpt2jax train", *args])
-    args = [_in_full(arg) for arg in args]
+    args = [in_full(arg) for arg in args]
     resume, named = False, True
     if args and not args[0].startswith("-"):
         config = settings.load(args[0])
@@ -74,7 +75,7 @@ def run(args: list[str]) -> int:
     stopped_status = _stopped_status()
     start(config.mesh.cpu_devices, config.distributed)
     if config.training.init_from and not named:
-        given = dataclasses.replace(given, model=_with_sizes_of_weights(config, given.model))
+        given = dataclasses.replace(given, model=with_sizes_of_weights(config.training, given.model))
         config = parse(settings.Config, args, "train", HELP, default=given)
     if dry:
         from gpt2jax.train.dry_run import dry_run
@@ -91,11 +92,19 @@ def run(args: list[str]) -> int:
     from gpt2jax.parameters import Params
     from gpt2jax.partition import Partition
     from gpt2jax.train.export import export
+    from gpt2jax.train.lock import sole_owner
     from gpt2jax.train.loop import train as run_training
 
-    def draw(params: Params, encoding: tiktoken.Encoding, place: Partition | None) -> tuple[str, str]:
-        model = TextModel.from_params(params, config.model, encoding, place)
-        texts = model.write([model.start()], config.sampling, allow_special=True)[0]
+    def draw(
+        params: Params, encoding: tiktoken.Encoding, place: Partition | None, prompts: list[str]
+    ) -> tuple[str, str]:
+        model, sampling = TextModel.from_params(params, config.model, encoding, place), config.sampling
+        if prompts:  # Each is answered once, a long one by its end; an empty one is <|endoftext|>.
+            sampling = dataclasses.replace(sampling, num_samples=1, truncate="left")
+            answers = model.write(prompts, sampling, allow_special=True)
+            texts = [prompt + answer for prompt, [answer] in zip(prompts, answers, strict=True)]
+        else:
+            texts = model.write([model.start()], sampling, allow_special=True)[0]
         return "".join(under_rules(texts)), texts[0]
 
     if resume:
@@ -108,8 +117,10 @@ def run(args: list[str]) -> int:
     if is_primary():
         _say_end(config, result)
     if jax.process_count() == 1:
-        for line in export(Path(config.training.run_dir), result.params_step, config.training.export):
-            print(line)
+        run_dir = Path(config.training.run_dir)
+        with sole_owner(run_dir):
+            for line in export(run_dir, result.params_step, config.training.export):
+                print(line)
     return 0
 
 
@@ -154,26 +165,6 @@ def _take_profile(args: list[str]) -> tuple[range | None, list[str]]:
     if not steps or not steps.start:
         raise GPT2JaxError(f"--profile: {given!r}: should be FIRST:END, as in 10:13 for the steps 10, 11 and 12")
     return steps, rest
-
-
-def _in_full(arg: str) -> str:
-    for short, full in (("init[-_]from", "training.init-from"), ("data", "data.path"), ("export", "training.export")):
-        arg = re.sub(rf"^--{short}(?==|$)", f"--{full}", arg)
-    return arg
-
-
-def _with_sizes_of_weights(config: settings.Config, model: settings.ModelConfig) -> settings.ModelConfig:
-    """``model`` with the sizes of the weights to start from: as the run's folder recorded them, if it has begun."""
-    recorded = Path(config.training.run_dir) / "config.yaml"
-    before = settings.load(recorded) if recorded.exists() else None
-    if before is not None and before.training.init_from == config.training.init_from:
-        found = before.model
-    else:
-        from gpt2jax.weights.sources import open_weights
-
-        assert config.training.init_from is not None
-        found = open_weights(config.training.init_from).config
-    return dataclasses.replace(model, **{name: getattr(found, name) for name in settings.SIZES})
 
 
 def _stopped_status() -> int:

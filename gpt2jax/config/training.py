@@ -74,9 +74,10 @@ class TrainingConfig:
     compute_region: str = "not stated"
     """Where they stand, for the report."""
     sample_interval: CountOrZero = 0
-    """Steps between samples of what the model writes by then (samples.txt, as the section sampling says); 0 writes
-    them after the last step alone. Of several processes the first one writes, on one device, which must have room for
-    all parameters in the compute dtype."""
+    """Steps between samples of what the model writes by then (samples.txt, as the section sampling says; where the data
+    has prompts, num_samples of those that were held out are answered); 0 writes them after the last step alone. Of
+    several processes the first one writes, on one device, which must have room for all parameters in the compute
+    dtype."""
     wandb: NotEmpty | None = None
     """Project of Weights & Biases to log to as well; needs the extra wandb."""
 
@@ -112,6 +113,6 @@ class TrainingConfig:
         starts = [0, *ends[:-1]]
         return sum((end - start) * self.micro_batches_at(start) for start, end in zip(starts, ends, strict=True))
 
-    def tokens_before(self, step: int, n_ctx: int) -> int:
-        """Tokens trained on in the first ``step`` steps, at ``n_ctx`` tokens a sequence."""
+    def positions_before(self, step: int, n_ctx: int) -> int:
+        """Targets of the first ``step`` steps, padding included, at ``n_ctx`` of them a sequence."""
         return self.micro_batches_before(step) * (self.batch_size // self.micro_batches) * n_ctx

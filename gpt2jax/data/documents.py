@@ -71,6 +71,7 @@ class DocumentWindows:
         if mask.size and mask.max() > 1:
             raise GPT2JaxError(f"{mask_file(shard.path)}: holds a {mask.max()}: should hold 0 and 1 alone")
         starts = np.concatenate([[0], ends[:-1]])
+        self._documents = starts, ends
         if not ends.size or ends[-1] != shard.tokens or (ends <= starts).any():
             raise GPT2JaxError(
                 f"{ends_file(shard.path)}: damaged: should rise to {shard.tokens:,}, the last token's end"
@@ -82,6 +83,11 @@ class DocumentWindows:
         before = np.concatenate([[0], np.cumsum(mask, dtype=np.int64)])  # Tokens that teach, before each.
         teaches = before[self._stops] > before[self._starts + 1]
         self._starts, self._stops = self._starts[teaches], self._stops[teaches]
+        targets = max(len(self), 1) * n_ctx
+        self.filled = float(np.sum(self._stops - self._starts - 1) / targets)
+        """Share of all windows' targets that are tokens of a document: the rest is padding."""
+        self.taught = float(np.sum(before[self._stops] - before[self._starts + 1]) / targets)
+        """Share of them that teach."""
         self._mask = mask
         self._tokens: np.ndarray | None = None
         if not len(self):
@@ -110,6 +116,24 @@ class DocumentWindows:
         window_2T1[1, 1 : stop - start] = self._mask[start + 1 : stop]
         check_vocabulary(window_2T1[0], self.n_vocab, self.shards[0].path, start)
         return window_2T1
+
+    def prompts(self, count: int) -> list[np.ndarray]:
+        """What stands before the first token that teaches, of ``count`` documents at most: tokens [P], int32.
+
+        The documents are always the same ones, evenly spread.
+
+        Raises:
+            GPT2JaxError: one of them holds a token outside the vocabulary.
+        """
+        starts, ends = self._documents
+        count = min(count, len(starts))
+        found, tokens = [], self.shards[0].memmap()
+        for number in (place * len(starts) // count for place in range(count)):
+            length = int(np.argmax(self._mask[starts[number] : ends[number]]))
+            prompt_P = tokens[starts[number] : starts[number] + length].astype(np.int32)
+            check_vocabulary(prompt_P, self.n_vocab, self.shards[0].path, int(starts[number]))
+            found.append(prompt_P)
+        return found
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_tokens": None}  # A pickled memmap would be a copy of the whole file.

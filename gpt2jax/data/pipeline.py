@@ -25,6 +25,9 @@ class TokenWindows:
     A window lies inside one shard; what remains of a shard below T+1 tokens is left out.
     """
 
+    filled = taught = 1.0
+    """Shares of the targets that are tokens of the text, and that teach: as in :class:`DocumentWindows`."""
+
     def __init__(self, shards: Sequence[Shard], n_ctx: int, n_vocab: int) -> None:
         """Only counts; files are opened when first read.
 

@@ -127,6 +127,17 @@ def _fingerprint(found: Sequence[Source], *arguments: str | float | bool) -> str
     return hashlib.sha256(json.dumps([contents, *arguments]).encode()).hexdigest()
 
 
+def made_from(meta: Meta, sources: Sequence[str]) -> bool:
+    """Whether shards that were prepared in a given encoding are of these sources, wherever these lie by now.
+
+    Raises:
+        GPT2JaxError: the sources cannot be read.
+    """
+    arguments = (meta.format, meta.split, meta.validation_fraction, meta.seed, meta.text_key, meta.shard_tokens)
+    found, vocabulary = find_sources(sources), json.dumps(meta.tokenizer)
+    return meta.source_sha256 == _fingerprint(found, vocabulary, *arguments, meta.end_of_text)
+
+
 def _existing(out: Path, fingerprint: str) -> Meta | None:
     """The meta of a folder that is ready already; None if there is nothing in it."""
     if not out.exists():

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from gpt2jax import parameters
+from gpt2jax import lora
 from gpt2jax.attention import describe_attention
 from gpt2jax.config import Config, ModelConfig
 from gpt2jax.errors import GPT2JaxError
@@ -17,6 +17,7 @@ from gpt2jax.plan import network
 from gpt2jax.plan.topology import Topology, coordinates, devices
 from gpt2jax.program import Collective, work
 from gpt2jax.train.step import lower_step, make_place
+from gpt2jax.train.utilization import train_flops_per_token
 
 GPU_SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
@@ -130,7 +131,7 @@ def plan_training(config: Config, topology: Topology) -> Estimate:
         "optimizer state": local_bytes(state.opt_state),
     }
     memory["activations and temporaries"] = temporary_bytes(compiled, own, sum(memory.values()))
-    length, tokens = config.model.n_ctx, config.training.batch_size * config.model.n_ctx
+    tokens = config.training.batch_size * config.model.n_ctx
     kernel = describe_attention(config.model, place)
     if not own and kernel_runs(asked.model):
         kernel += f", in the place of {'splash' if topology.chip.torus else 'cudnn'}"
@@ -139,8 +140,8 @@ def plan_training(config: Config, topology: Topology) -> Estimate:
         kernel_flops = _splash_flops(config.model, config.training.batch_size) / topology.count
     return estimate(
         asked, topology, place, own, kernel, compiled, memory, tokens,
-        model_flops=tokens * parameters.train_flops_per_token(config.model, length),
-        flops=tokens * _computed_flops_per_token(config.model, length) / topology.count,
+        model_flops=tokens * train_flops_per_token(config),
+        flops=tokens * _computed_flops_per_token(config) / topology.count,
         kernel_flops=kernel_flops,
     )  # fmt: skip
 
@@ -241,14 +242,18 @@ def estimate(
     )
 
 
-def _computed_flops_per_token(model: ModelConfig, length: int) -> float:
+def _computed_flops_per_token(config: Config) -> float:
     """Operations of one training token, with what the backward pass computes again and attention as it is causal."""
+    model, length = config.model, config.model.n_ctx
     head = 2.0 * model.padded_vocab * model.n_embd
     blocks = 2.0 * 12 * model.n_layer * model.n_embd**2
     attend = 2.0 * model.n_layer * model.n_embd * length  # Two products, half of the positions.
     # A block computed again for its gradient needs all but its last product, a third of the block.
     again = {"none": 0.0, "attention": attend, "dots": attend, "full": blocks * 2 / 3 + attend}[model.remat]
-    return 3 * (head + blocks + attend) + again
+    if not config.lora.rank:
+        return 3 * (head + blocks + attend) + again
+    # Weights that stay have no gradient; adapters beside them do. (What of these is computed again is left out.)
+    return 2 * (head + blocks) + 3 * attend + 6.0 * lora.count(config.lora, model) + again
 
 
 def _splash_flops(model: ModelConfig, rows: int) -> float:

@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
-from gpt2jax import parameters
+from gpt2jax import lora, parameters
 from gpt2jax.config import Config
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.plan.estimate import Estimate, plan_model, plan_training
 from gpt2jax.plan.topology import Topology, devices
 from gpt2jax.train.step import make_place
+from gpt2jax.train.utilization import train_flops_per_token
 
 Remat = Literal["none", "dots", "full"]
 REMAT: tuple[Remat, ...] = ("none", "dots", "full")
@@ -64,14 +65,17 @@ def _guess(config: Config, topology: Topology, mesh: tuple[int, int, int], parts
     data, fsdp, tensor = mesh
     model, chip = config.model, topology.chip
     count = parameters.count(model)
+    learned = lora.count(config.lora, model) if config.lora.rank else count
     tokens = config.training.batch_size * model.n_ctx / (data * fsdp)
-    held = 16.0 * count / (fsdp * tensor) + _KEPT[remat] * model.n_layer * model.n_embd * tokens / parts / tensor
+    held = (4.0 * count + 12.0 * learned) / (fsdp * tensor)
+    held += _KEPT[remat] * model.n_layer * model.n_embd * tokens / parts / tensor
     held += 8.0 * config.training.loss_chunk / model.n_ctx * model.padded_vocab * tokens / parts / tensor
-    flops = tokens / tensor * parameters.train_flops_per_token(model, model.n_ctx) * _AGAIN[remat]
-    seconds = flops / (0.6 * chip.peak_tflops * 1e12) + 28.0 * count / (fsdp * tensor) / (chip.memory_gbs * 1e9)
+    flops = tokens / tensor * train_flops_per_token(config) * _AGAIN[remat]
+    moved = (4.0 * count + 24.0 * learned) / (fsdp * tensor)
+    seconds = flops / (0.6 * chip.peak_tflops * 1e12) + moved / (chip.memory_gbs * 1e9)
     ring = 2 * chip.link_gbs * 1e9
     gathered = 3 * parts * 2.0 * count / tensor * (fsdp - 1) / fsdp
-    reduced = 2 * 4.0 * count / (fsdp * tensor) * (data - 1) / data
+    reduced = 2 * 4.0 * learned / (fsdp * tensor) * (data - 1) / data
     passed = 8 * 2.0 * model.n_layer * model.n_embd * tokens * (tensor - 1) / tensor
     seconds += (gathered + reduced + passed) / ring + 1e-4 * parts
     chosen = dataclasses.replace(

@@ -46,7 +46,11 @@ class Run:
         return [row for row in self.rows if name in row]
 
     def tokens(self, step: float) -> int:
-        return self.config.training.tokens_before(int(step), self.config.model.n_ctx)
+        """Trained on in the first ``step`` steps, without padding."""
+        training, length = self.config.training, self.config.model.n_ctx
+        last = next((row for row in reversed(self.rows) if "tokens" in row), None)
+        filled = last["tokens"] / training.positions_before(int(last["step"]), length) if last else 1.0
+        return round(filled * training.positions_before(int(step), length))
 
     def figures(self) -> dict[str, float | None]:
         """The numbers of the table, None where they are not known (yet)."""

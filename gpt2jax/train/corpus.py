@@ -1,19 +1,19 @@
 """What a run is trained on: token shards, or text that it makes into shards itself."""
 
-import contextlib
 import dataclasses
 import itertools
 from pathlib import Path
 
 import tiktoken
 
-from gpt2jax import checkpoint, tokenizer
+from gpt2jax import tokenizer
 from gpt2jax.config import Config
 from gpt2jax.data.corpora import PYDOC, SUFFIXES, find_sources, read_documents
+from gpt2jax.data.documents import DocumentWindows
 from gpt2jax.data.meta import FILE_NAME, Meta, read_meta
 from gpt2jax.data.pipeline import Windows, holds_validation, open_split
-from gpt2jax.data.prepare import SplitRule, prepare
-from gpt2jax.distributed import is_primary
+from gpt2jax.data.prepare import SplitRule, made_from, prepare
+from gpt2jax.distributed import all_agree, is_primary
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import remove_folder
 from gpt2jax.weights.sources import open_weights
@@ -34,12 +34,20 @@ class Corpus:
     notes: tuple[str, ...]
     """What to say of it, a line each."""
 
+    def prompts(self, count: int) -> list[str]:
+        """Prompts of ``count`` examples that were held out (of training ones where none were); none where the data has
+        no prompts."""
+        windows = self.held_out or self.windows
+        if not isinstance(windows, DocumentWindows):
+            return []
+        return [self.encoding.decode(prompt_P.tolist()) for prompt_P in windows.prompts(count)]
+
 
 def open_corpus(config: Config) -> Corpus:
     """The data of ``config``; text is prepared into the run's folder first. Every process of several must call this.
 
     Raises:
-        GPT2JaxError: there is none, it is not this model's, or text has changed since it was prepared.
+        GPT2JaxError: there is none, it is not this model's or damaged, or text has changed since it was prepared.
     """
     model, data = config.model, config.data
     folder, notes = Path(data.path), []
@@ -51,7 +59,7 @@ def open_corpus(config: Config) -> Corpus:
                 notes = _prepare(config, out)
         except GPT2JaxError as error:
             failure = error
-        if not checkpoint.everywhere(failure is None):
+        if not all_agree(failure is None):
             raise failure or GPT2JaxError(f"data.path: {data.path}: cannot be prepared (by another process)")
     windows, encoding, bytes_per_token = open_split(folder, "train", model.n_ctx, model.n_vocab, data.tokenizer)
     held_out = None
@@ -87,14 +95,18 @@ def _prepare(config: Config, out: Path) -> list[str]:
         before.check(out)
         return [f"data.path: {text}: is gone; going on with what was made of it, in {out}"]
     if before is not None:
-        with contextlib.suppress(GPT2JaxError):
-            if before.sources == (text,) and before.validation_fraction in (0.0, wanted):
-                _make(text, out, before.encoding(), before.split, before.validation_fraction)
-                return _too_small(config, before)
-        raise GPT2JaxError(
-            f"data.path: {text}: it, or data.validation_fraction, has changed since {out} was made; give another"
-            f" --training.run-dir, or remove {out} to go on with the new text"
-        )
+        instead = f"give another --training.run-dir, or remove {out} to go on with"
+        if before.validation_fraction not in (0.0, wanted):
+            raise GPT2JaxError(
+                f"data.validation_fraction: {wanted:g}: {out} was made with {before.validation_fraction:g}; {instead}"
+                " the new share"
+            )
+        if not made_from(before, [text]):
+            raise GPT2JaxError(
+                f"data.path: {text}: has changed since {out} was made, or is another text; {instead} this one"
+            )
+        before.check(out)
+        return _too_small(config, before)
     encoding = _encoding(config)
     documents = read_documents(find_sources([text]))
     block = round(1 / wanted) if wanted else 1
@@ -106,7 +118,7 @@ def _prepare(config: Config, out: Path) -> list[str]:
     tries += [] if prompts else [("tail", wanted)]
     window = 1 if prompts else config.model.n_ctx + 1
     for split, fraction in (*tries, ("documents" if prompts or by_documents else "tail", 0.0)):
-        meta = _make(text, out, encoding, split, fraction)
+        meta = prepare([text], out, tokenizer=encoding, split=split, validation_fraction=fraction)
         if meta.validation is None or meta.validation.tokens >= window:
             break
         remove_folder(out)
@@ -124,10 +136,6 @@ def _too_small(config: Config, meta: Meta) -> list[str]:
         f" than one {least}): all of it is trained on, and there is no validation loss that tells of over-fitting"
         f"{' or that training.patience could wait for' if config.training.patience else ''}"
     ]
-
-
-def _make(text: str, out: Path, encoding: tiktoken.Encoding, split: SplitRule, fraction: float) -> Meta:
-    return prepare([text], out, tokenizer=encoding, split=split, validation_fraction=fraction)
 
 
 def _encoding(config: Config) -> tiktoken.Encoding:

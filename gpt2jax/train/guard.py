@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gpt2jax.config import TrainingConfig
+from gpt2jax.errors import GPT2JaxError
 
 # Of the running mean and variance: about the last 50 steps. None is called a spike before as many were seen.
 DECAY = 0.98
@@ -71,14 +72,45 @@ def unless(skip: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda after, before: jnp.where(skip, before, after), new, old)
 
 
-def too_many_skipped(row: dict[str, float], limit: int) -> str:
-    """What to say of a step's metrics when as many in a row as ``training.max_skipped`` were skipped, else nothing."""
+def stop_if_skipping(row: dict[str, float], limit: int, latest: int | None) -> None:
+    """End a run that skips one step after the other.
+
+    Args:
+        row: the metrics of a step.
+        limit: ``training.max_skipped``.
+        latest: step of the newest checkpoint, if there is one.
+
+    Raises:
+        GPT2JaxError: as many in a row were skipped.
+    """
     if row["skipped_in_a_row"] < limit:
-        return ""
+        return
     spike = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
     advice = "a larger training.spike_z" if spike else "--debug-nans"
     z = f" ({row['spike_z']:.1f} standard deviations above the mean)" if spike else ""
-    return (
+    raise GPT2JaxError(
         f"step {row['step']:.0f}: the last {row['skipped_in_a_row']:.0f} steps were skipped, loss is {row['loss']:.4g}"
-        f" and gradient norm {row['grad_norm']:.4g}{z}; try {advice}, or a lower optimizer.learning_rate"
+        f" and gradient norm {row['grad_norm']:.4g}{z}; try {advice}, or a lower optimizer.learning_rate;"
+        f" {_way_back(latest)}"
     )
+
+
+def stop_if_lost(row: dict[str, float], latest: int | None) -> None:
+    """End a run before parameters that are of no use reach a checkpoint.
+
+    Args:
+        row: of a validation.
+        latest: step of the newest checkpoint, if there is one.
+
+    Raises:
+        GPT2JaxError: the validation loss is not finite.
+    """
+    loss = row["validation_loss"]
+    if not math.isfinite(loss):
+        raise GPT2JaxError(
+            f"step {row['step']}: validation_loss is {loss}, try a lower optimizer.learning_rate; {_way_back(latest)}"
+        )
+
+
+def _way_back(latest: int | None) -> str:
+    return f"the last checkpoint is of step {latest}" if latest else "there is no checkpoint yet"

@@ -14,11 +14,16 @@ def headline(config: Config, place: Partition, corpus: Corpus) -> str:
     first = training.micro_batches_at(0) * training.batch_size // training.micro_batches
     rising = f"{first} to " if training.ramp else ""
     adapters = f", and {lora.count(config.lora, model):,} in adapters, which alone learn" if config.lora.rank else ""
+    windows = corpus.windows
+    what = "tokens a step"
+    if windows.filled < 1:
+        shares = f"{100 * windows.filled:.0f} % hold tokens and {100 * windows.taught:.0f} % teach"
+        what = f"positions a step, of which {shares}"
     held_out = f"{corpus.held_out.tokens:,}" if corpus.held_out else "no"
     return (
         f"{parameters.count(model):,} parameters{adapters};"
-        f" {rising}{training.batch_size} x {model.n_ctx} tokens a step;"
-        f" {corpus.windows.tokens:,} training and {held_out} validation tokens in {corpus.folder};"
+        f" {rising}{training.batch_size} x {model.n_ctx} {what};"
+        f" {windows.tokens:,} training and {held_out} validation tokens in {corpus.folder};"
         f" {devices.size} x {devices.flat[0].device_kind}{f' ({mesh})' if mesh else ''}"
     )
 
@@ -40,8 +45,9 @@ def _speed(row: Row, config: Config) -> str:
     text = f"{row['tokens_per_second']:,.0f} tokens/s"
     if "mfu" in row:
         text += f"  MFU {100 * row['mfu']:.1f} %"
-    left = config.training.tokens_before(config.training.steps, config.model.n_ctx)
-    left -= config.training.tokens_before(int(row["step"]), config.model.n_ctx)
+    training, length = config.training, config.model.n_ctx
+    share = training.positions_before(training.steps, length) / training.positions_before(int(row["step"]), length)
+    left = (share - 1) * row["tokens"]
     if left and row["tokens_per_second"]:  # By the steps just done: what lies between steps is not counted.
         text += f"  {duration(left / row['tokens_per_second'])} left"
     return text
@@ -57,6 +63,12 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def stopped_line(run_dir: str, step: int, signal_name: str) -> str:
+    return (
+        f"stopped at step {step} by {signal_name}; resume with: gpt2jax train --resume {run_dir}, or the same command"
+    )
 
 
 def validation_line(row: Row) -> str:

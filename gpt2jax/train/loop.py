@@ -17,28 +17,28 @@ from gpt2jax.distributed import is_primary
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import remove_partial
 from gpt2jax.parameters import Params
-from gpt2jax.record import Meta
 from gpt2jax.train.batches import device_batches
 from gpt2jax.train.boards import WandB, check_wandb
 from gpt2jax.train.clock import Clock
 from gpt2jax.train.corpus import open_corpus
 from gpt2jax.train.diagnose import diagnose
-from gpt2jax.train.ending import final_params
+from gpt2jax.train.ending import conclude
 from gpt2jax.train.freezing import frozen_rows
-from gpt2jax.train.guard import too_many_skipped
-from gpt2jax.train.lines import bar_text, headline, train_line, validation_line
+from gpt2jax.train.guard import stop_if_skipping
+from gpt2jax.train.lines import bar_text, headline, stopped_line, train_line, validation_line
+from gpt2jax.train.lock import sole_owner
 from gpt2jax.train.measure import training_row
 from gpt2jax.train.memory import memory_line
-from gpt2jax.train.patience import counts, is_best, out_of_patience
+from gpt2jax.train.patience import out_of_patience
+from gpt2jax.train.pause import Pauses
 from gpt2jax.train.plots import Picture
 from gpt2jax.train.profile import Profile
 from gpt2jax.train.report import write_report
 from gpt2jax.train.resume import write_config
-from gpt2jax.train.rows import Row
 from gpt2jax.train.runlog import RunLog
 from gpt2jax.train.samples import Draw, Samples
 from gpt2jax.train.sessions import Sessions
-from gpt2jax.train.start import begin, learned_state
+from gpt2jax.train.start import begin
 from gpt2jax.train.step import make_place, make_train_step
 from gpt2jax.train.stopping import agree_to_stop, stop_signals
 from gpt2jax.train.utilization import Utilization
@@ -86,9 +86,16 @@ def train(
         profile: steps to trace, numbered as the log does.
 
     Raises:
-        GPT2JaxError: data, mesh, settings and the checkpoint in the folder do not fit together, or too many steps in a
-            row were skipped.
+        GPT2JaxError: data, mesh, settings and the checkpoint in the folder do not fit together, another run is in the
+            folder, or too many steps in a row were skipped.
     """
+    with sole_owner(Path(config.training.run_dir)) as unlocked:
+        return _train(config, command, debug_nans, draw, profile, unlocked)
+
+
+def _train(
+    config: Config, command: str, debug_nans: bool, draw: Draw | None, profile: range | None, unlocked: str
+) -> Result:
     # The data, and whether it is this model's.
     model, training = config.model, config.training
     check_wandb(config)
@@ -104,7 +111,6 @@ def train(
         print(memory_line(config, place), flush=True)
 
     run_dir = Path(training.run_dir)
-    _open_run_dir(run_dir)
     keep = training.keep_last, training.keep_best, training.keep_every
     with Checkpoints(run_dir / "checkpoints", *keep) as checkpoints, stop_signals() as stop:
         # The state: from the newest whole checkpoint of this run, else from the weights to start from, else fresh.
@@ -128,114 +134,85 @@ def train(
                 log.say(line)
             if start:
                 log.say(f"resumed {run_dir} at step {start} of {training.steps}")
-            for note in (*corpus.notes, *begun.notes):
+            for note in filter(None, (unlocked, *corpus.notes, *begun.notes)):
                 log.say(note)
             train_step = make_train_step(config, place)
             evaluate = Evaluator(config, place, corpus, micro_batch) if corpus.held_out is not None else None
             clock = Clock(sum(row["train_seconds"] for row in log.rows[-1:]))
             picture = Picture(run_dir / "loss.png", str(run_dir), sessions.restarts, silent)
-            samples = Samples(config, encoding, place, start, draw)
-            ended = out_of_patience(log.rows, training)
-            if start < training.steps and not ended and samples.due(start) and samples.lacks(start):
-                log.say(samples.add(lora.merged(state.params, config.lora), start))
+            samples = Samples(config, corpus, place, start, draw)
+            pauses = Pauses(
+                config, corpus, begun.adapters, evaluate, checkpoints, samples, picture, log, sessions, clock
+            )
+            ended_early = out_of_patience(log.rows, training)
+            if start < training.steps and not ended_early:
+                pauses.catch_up(state.params, start)
 
-            def report(step: int, remark: str = "") -> None:
+            def report(step: int, ended_by: str = "") -> None:
                 sessions.note(step)
                 if is_primary():
-                    path = run_dir / "report.md"
-                    write_report(config, place.mesh, log.rows, sessions.all, path, command, kernel, remark)
+                    known = log.rows, sessions.all, run_dir / "report.md", command, kernel
+                    write_report(config, place.mesh, *known, step, corpus.windows.filled, ended_by)
 
             step = logged = start
             stopping = bool(stop)
             windows_ABT1 = next(batches)
-            while step < training.steps and not stopping and not ended:
-                compiles = step == start or step in training.ramp
-                if compiles:  # Wait for what is under way, and for this step; start the clock after it.
-                    jax.block_until_ready(state)
-                    clock.pause(step)
-                    # One program for all batches of this size: what it would have to be traced again for is an error.
-                    program = train_step.lower(state, windows_ABT1).compile()
-                with tracing.around(step + 1, clock, state):
-                    state, metrics = program(state, windows_ABT1)
-                step += 1
-                # The next batch goes to the devices while they work on this one.
-                done_ABT1, windows_ABT1 = windows_ABT1, next(batches) if step < training.steps else windows_ABT1
-                checkpoints.check()
-                agree_to_stop(stop, step)
-                if compiles:
-                    jax.block_until_ready(metrics)
-                    clock.skip(step)
-                if debug_nans and not math.isfinite(float(metrics["loss"]) + float(metrics["grad_norm"])):
-                    # The step was skipped: these are the parameters that it had.
-                    raise GPT2JaxError(diagnose(config, place, state.params, step - 1, done_ABT1))
-                if note := tracing.end(step, clock, state):
-                    log.say(note)
-                log.progress(step)
-                last = step == training.steps
-                if last or step % training.log_interval == 0:
-                    row = training_row(config, metrics, step, logged, clock, speed)
-                    logged = step
-                    log.write(row, train_line(row, config))
-                    log.progress(step, bar_text(row, config))
-                    if fault := too_many_skipped(row, training.max_skipped):
-                        fault += f"; {_way_back(checkpoints)}"
-                        report(step, fault)
-                        raise GPT2JaxError(fault)
-                stopping = bool(stop)  # Looked at once a step: a signal that comes later stops after the next one.
-                validate = last or step % training.eval_interval == 0
-                save = last or step % training.checkpoint_interval == 0 or stopping
-                if save and not last and not stopping and float(metrics["skipped"]):
-                    log.say(f"step {step}: skipped, as the checkpoint is that was due")
-                    save = False
-                sample = samples.due(step) and not last
-                if validate or save or sample or picture.due():
-                    jax.block_until_ready(state)
-                    clock.pause(step)
-                    loss = None
-                    if evaluate and (validate or save):
-                        row = evaluate(state.params, step, clock.total)
-                        log.write(row, validation_line(row))
-                        _check_finite("validation_loss", row, checkpoints)
-                        loss = row["validation_loss"] if not training.patience or counts(row, training) else None
-                        ended = out_of_patience(log.rows, training)
-                        save |= bool(ended) or bool(training.patience and is_best(log.rows, training))
-                    if save:
-                        meta = Meta(step, model, encoding, loss, adapters=begun.adapters)
-                        checkpoints.save(learned_state(state), meta)
-                    if (
-                        sample and not ended
-                    ):  # After the checkpoint, which it could cost; killed between, it comes later.
-                        log.say(samples.add(lora.merged(state.params, config.lora), step))
-                    sessions.note(step)
-                    if fault := picture.draw(log.rows):
-                        log.say(fault)
-                    clock.resume(step)
+            try:
+                while step < training.steps and not stopping and not ended_early:
+                    compiles = step == start or step in training.ramp
+                    if compiles:  # Wait for what is under way, and for this step; start the clock after it.
+                        jax.block_until_ready(state)
+                        clock.pause(step)
+                        # One program for all batches of this size: what it would be traced again for is an error.
+                        program = train_step.lower(state, windows_ABT1).compile()
+                    with tracing.around(step + 1, clock, state):
+                        state, metrics = program(state, windows_ABT1)
+                    step += 1
+                    # The next batch goes to the devices while they work on this one.
+                    done_ABT1, windows_ABT1 = windows_ABT1, next(batches) if step < training.steps else windows_ABT1
+                    checkpoints.check()
+                    agree_to_stop(stop, step)
+                    if compiles:
+                        jax.block_until_ready(metrics)
+                        clock.skip(step)
+                    if debug_nans and not math.isfinite(float(metrics["loss"]) + float(metrics["grad_norm"])):
+                        # The step was skipped: these are the parameters that it had.
+                        raise GPT2JaxError(diagnose(config, place, state.params, step - 1, done_ABT1))
+                    if note := tracing.end(step, clock, state):
+                        log.say(note)
+                    log.progress(step)
+                    if step == training.steps or step % training.log_interval == 0:
+                        row = training_row(config, metrics, step, logged, clock, speed, corpus.windows.filled)
+                        logged = step
+                        log.write(row, train_line(row, config))
+                        log.progress(step, bar_text(row, config))
+                        stop_if_skipping(row, training.max_skipped, checkpoints.latest_step())
+                    stopping = bool(stop)  # Looked at once a step: a signal that comes later stops after the next one.
+                    if due := pauses.due(step, metrics, stopping):
+                        ended_early = pauses.take(due, state, step)
+            except GPT2JaxError as error:
+                if step > start:
+                    with contextlib.suppress(GPT2JaxError):  # A full disk may have no room for this either.
+                        report(step, str(error))
+                raise
 
             row = next((row for row in reversed(log.rows) if "validation_loss" in row), {})
             if step == start:  # Nothing was left to do: say how the model stands.
                 log.say(f"{run_dir} is at step {step} of {training.steps}: nothing was trained")
-                if evaluate:
-                    row = evaluate(state.params, step, clock.total)
+                if found := pauses.validate(state.params, step):
+                    row = found
                     log.say(validation_line(row))
             # What was killed between its last checkpoint and this has no report yet.
             if step > start or not (run_dir / "report.md").exists():
-                report(step, ended)
-            if ended:
-                log.say(ended)
+                report(step, ended_early)
+            if ended_early:
+                log.say(ended_early)
             params, params_step = lora.merged(state.params, config.lora), step
-            finished = step == training.steps or bool(ended)
+            finished = step == training.steps or bool(ended_early)
             if finished:
-                params, params_step = final_params(config, place, checkpoints, params, step)
-                if params_step != step:
-                    log.say(f"best: {run_dir}/checkpoints/{params_step}, which `gpt2jax generate --model` takes")
-                best = params_step != step
-                if samples.wanted_at_end() and samples.lacks(params_step, best):
-                    log.say(samples.add(params, params_step, final=True, best=best))
+                params, params_step = conclude(config, place, checkpoints, samples, params, step, log.say)
             else:
-                log.say(
-                    f"stopped at step {step} by {stop[0].name}; resume with: gpt2jax train --resume {run_dir}, or the"
-                    " same command"
-                )
+                log.say(stopped_line(training.run_dir, step, stop[0].name))
     return Result(
         step=step,
         stopped_by=None if finished else stop[0],
@@ -244,24 +221,5 @@ def train(
         encoding=encoding,
         validation_loss=row.get("validation_loss"),
         bits_per_byte=row.get("bits_per_byte"),
-        ended_early=bool(ended),
+        ended_early=bool(ended_early),
     )
-
-
-def _open_run_dir(run_dir: Path) -> None:
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise GPT2JaxError(f"training.run_dir: {run_dir}: cannot be made ({error.strerror})") from None
-
-
-def _check_finite(name: str, row: Row, checkpoints: Checkpoints) -> None:
-    """Stop before numbers that are lost reach a checkpoint."""
-    if not math.isfinite(row[name]):
-        back = _way_back(checkpoints)
-        raise GPT2JaxError(f"step {row['step']}: {name} is {row[name]}, try a lower optimizer.learning_rate; {back}")
-
-
-def _way_back(checkpoints: Checkpoints) -> str:
-    latest = checkpoints.latest_step()
-    return f"the last checkpoint is of step {latest}" if latest else "there is no checkpoint yet"

@@ -21,6 +21,14 @@ MUON_STEPS = 5
 MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
+def schedule_end(config: Config) -> int | None:
+    """The step at which the learning rate has come to its end; None where it stays at its peak."""
+    settings = config.optimizer
+    if settings.schedule == "constant":
+        return None
+    return settings.decay_steps or max(config.training.steps, settings.warmup_steps + 1)
+
+
 def schedule(config: Config) -> optax.Schedule:
     """Learning rate of each step (from 0): linear over ``warmup_steps``, then as ``optimizer.schedule`` says.
 
@@ -28,12 +36,12 @@ def schedule(config: Config) -> optax.Schedule:
     """
     settings = config.optimizer
     peak, low, warmup = settings.learning_rate, settings.min_learning_rate, settings.warmup_steps
-    end = settings.decay_steps or max(config.training.steps, warmup + 1)
+    end = schedule_end(config)
+    rise, stay = optax.linear_schedule(peak / (warmup + 1), peak, warmup), optax.constant_schedule(peak)
+    if end is None:
+        return optax.join_schedules([rise, stay], [warmup])
     if settings.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(peak / (warmup + 1), peak, warmup, end, low)
-    rise, stay = optax.linear_schedule(peak / (warmup + 1), peak, warmup), optax.constant_schedule(peak)
-    if settings.schedule == "constant":
-        return optax.join_schedules([rise, stay], [warmup])
     fall = warmup if settings.schedule == "linear" else max(end - round(settings.decay_fraction * end), warmup)
     return optax.join_schedules([rise, stay, optax.linear_schedule(peak, low, end - fall)], [warmup, fall])
 

@@ -24,25 +24,29 @@ def write_report(
     path: Path,
     command: str,
     attention: str,
-    fault: str = "",
+    step: int,
+    filled: float,
+    ended_by: str = "",
 ) -> None:
     """Write the report of a run from its metrics.
 
     Args:
         sessions: the starts of the run.
         attention: the kernel that ran.
-        fault: what ended the run, if it did not end well.
+        step: the last one done, which may be past the last one logged.
+        filled: share of the positions that hold tokens, on the average of an epoch.
+        ended_by: what ended the run before its last step, if it was no signal: its patience, or an error.
     """
     last = next((row for row in reversed(rows) if "loss" in row), None)
     validation = [row for row in rows if "validation_loss" in row]
-    if last is None:
-        return
     kind, devices = mesh.devices.flat[0].device_kind, mesh.devices.size
-    steps, seconds = int(last["step"]), last["train_seconds"]
+    seconds = rows[-1]["train_seconds"] if rows else 0.0
     training = config.training
-    tokens = training.tokens_before(steps, config.model.n_ctx)
+    positions = training.positions_before(step, config.model.n_ctx)
+    tokens = round(filled * positions)
+    padding = f" in {positions:,} positions, on the average of an epoch: the rest is padding"
     utilization = Utilization(config, mesh)
-    flops = tokens * utilization.flops_per_token
+    flops = positions * utilization.flops_per_token
     lines = [
         f"# Run {training.run_dir}",
         "",
@@ -50,13 +54,14 @@ def write_report(
         "|---|---|",
         f"| command | `{command}` |",
         f"| started from | {training.init_from or 'fresh parameters'} |",
-        f"| steps | {steps} of {training.steps}, {last.get('skipped_in_all', 0):.0f} of them skipped |",
-        f"| training tokens | {tokens:,} |",
+        f"| steps | {step} of {training.steps}{_skipped(last, step)} |",
+        f"| training tokens | {tokens:,}{padding if tokens < positions else ''} |",
         f"| parameters | {parameters.count(config.model):,} |",
-        f"| training loss, last | {last['loss']:.4f} nats per token |",
     ]
-    if fault:
-        lines.append(f"| ended by | {fault} |")
+    if last:
+        lines.append(f"| training loss, last | {last['loss']:.4f} nats per token |")
+    if ended_by:
+        lines.append(f"| ended by | {ended_by} |")
     if validation:
         best = min(validation, key=lambda row: row["validation_loss"])
         lines.append(f"| validation loss, last | {_loss(validation[-1])} |")
@@ -77,6 +82,13 @@ def write_report(
         RISKS,
     ]
     write_text(path, "\n".join(lines))
+
+
+def _skipped(last: Row | None, step: int) -> str:
+    if last is None:
+        return ""
+    until = f" up to step {last['step']:.0f}" if last["step"] < step else ""
+    return f", {last.get('skipped_in_all', 0):.0f} of them skipped{until}"
 
 
 def _loss(row: Row) -> str:

@@ -14,6 +14,7 @@ from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
 from gpt2jax.record import Meta
 from gpt2jax.train.freezing import frozen_rows
+from gpt2jax.train.optimizer import schedule_end
 from gpt2jax.weights.sources import open_weights
 from gpt2jax.weights.weights import load_params
 
@@ -84,6 +85,12 @@ def resume_notes(config: Config, meta: Meta, run_dir: Path) -> list[str]:
         ]
         if changed:
             notes.append(f"going on with other settings than before: {', '.join(changed)}")
+        was, now = schedule_end(before), schedule_end(config)
+        if None not in (was, now) and was != now:
+            notes.append(
+                f"the learning rate's schedule ended at step {was}, and ends at step {now} now: from step"
+                f" {meta.step} on it is that of the new length; --optimizer.decay-steps sets its end"
+            )
     return notes
 
 

@@ -8,37 +8,37 @@ import jax
 import tiktoken
 from jax.experimental import multihost_utils
 
-from gpt2jax.checkpoint import everywhere
 from gpt2jax.config import Config
-from gpt2jax.distributed import is_primary
+from gpt2jax.distributed import all_agree, is_primary
 from gpt2jax.files import write_text
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
+from gpt2jax.train.corpus import Corpus
 
 SAMPLES_FILE = "samples.txt"
 _HEADING = "######## step "
 _BEST = ", the best"
 
-# Of parameters, on a mesh or (None) on the host: all samples as a person reads them, and the first one alone.
-Draw = Callable[[Params, tiktoken.Encoding, Partition | None], tuple[str, str]]
+# Of parameters, on a mesh or (None) on the host, and the prompts of the run's data (without them: of nothing): all
+# samples as a person reads them, and the first one alone.
+Draw = Callable[[Params, tiktoken.Encoding, Partition | None, list[str]], tuple[str, str]]
 
 
 class Samples:
     """Samples of one run: every ``training.sample_interval`` steps, and after the last one.
 
-    They are functions of parameters and settings alone, so a run that was killed ends with those of one that was not:
-    what it wrote past the step that it goes on from is dropped, to come again.
+    They are functions of parameters, settings and data alone, so a run that was killed ends with those of one that was
+    not: what it wrote past the step that it goes on from is dropped, to come again.
     """
 
-    def __init__(
-        self, config: Config, encoding: tiktoken.Encoding, place: Partition, start_step: int, draw: Draw | None
-    ) -> None:
+    def __init__(self, config: Config, corpus: Corpus, place: Partition, start_step: int, draw: Draw | None) -> None:
         """Open the file of the run.
 
         Args:
             draw: what writes; None writes nothing.
         """
-        self._training, self._encoding, self._place, self._draw = config.training, encoding, place, draw
+        self._training, self._encoding, self._place, self._draw = config.training, corpus.encoding, place, draw
+        self._prompts = corpus.prompts(config.sampling.num_samples) if draw and is_primary() else []
         self._path = Path(config.training.run_dir) / SAMPLES_FILE
         self._text = ""
         if draw and is_primary() and self._path.exists():
@@ -58,7 +58,7 @@ class Samples:
 
     def lacks(self, step: int, best: bool = False) -> bool:
         """Whether the file lacks the samples of this step: the run was killed between checkpoint and samples."""
-        return not everywhere(not is_primary() or f"\n{_heading(step, best)}" in f"\n{self._text}")
+        return not all_agree(not is_primary() or f"\n{_heading(step, best)}" in f"\n{self._text}")
 
     def add(self, params: Params, step: int, *, final: bool = False, best: bool = False) -> str:
         """Write samples of the parameters after ``step``. Every process of several must call this.
@@ -73,12 +73,13 @@ class Samples:
         """
         assert self._draw is not None
         if jax.process_count() == 1:
-            whole, first = self._draw(params, self._encoding, self._place if self._place.mesh.size > 1 else None)
+            place = self._place if self._place.mesh.size > 1 else None
+            whole, first = self._draw(params, self._encoding, place, self._prompts)
         else:  # The first process writes, on one device: a parameter at a time comes to it over the hosts' memory.
             params = jax.tree.map(_on_primary, params)
             if not is_primary():
                 return ""
-            whole, first = self._draw(params, self._encoding, None)
+            whole, first = self._draw(params, self._encoding, None, self._prompts)
         # Text that looks like a heading of ours is not to be taken for one.
         body = re.sub(f"^(?={re.escape(_HEADING)})", " ", whole, flags=re.MULTILINE)
         self._text += f"{_heading(step, best)}{body}\n"

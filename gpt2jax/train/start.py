@@ -44,7 +44,7 @@ def begin(
         meta, state = found
         if meta.adapters is not None:
             folder = find_base(checkpoints.folder / str(meta.step), meta.adapters)
-            params = checkpoint.restore_params(folder, lora.split_base(abstract.params))
+            params = checkpoint.restore_params(folder, lora.without_adapters(abstract.params))
             state = dataclasses.replace(state, params=params | state.params)
         return Start(state, meta.step, tuple(resume_notes(config, meta, run_dir)), meta.adapters)
     if not config.training.init_from:

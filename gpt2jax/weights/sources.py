@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import tiktoken
 
-from gpt2jax.config import MeshConfig, ModelConfig
+from gpt2jax.config import MeshConfig, ModelConfig, from_mapping
 from gpt2jax.errors import GPT2JaxError, nearest
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition, make_mesh
@@ -67,6 +67,16 @@ def open_weights(source: str | Path) -> Weights:
     raise GPT2JaxError(
         f"{source}: no such file or folder, and no model's name ({nearest(str(source), [*PRESETS, *ALIASES])})"
     )
+
+
+def config_of(source: str | Path) -> ModelConfig:
+    """The model that ``source`` means (:func:`open_weights`); that of a released one is known without its files.
+
+    Raises:
+        GPT2JaxError: as :func:`open_weights` does.
+    """
+    released = None if Path(source).exists() else resolve(str(source))
+    return from_mapping({"model": released[0]}, str(source)).model if released else open_weights(source).config
 
 
 def _open_folder(folder: Path) -> Weights:

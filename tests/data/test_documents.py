@@ -48,6 +48,14 @@ def test_each_document_has_windows_of_its_own(tmp_path: Path) -> None:
         [[*b"q012345"], [0, 1, 1, 1, 1, 1, 1]],
         [[*b"567", EOT, 0, 0, 0], [0, 1, 1, 1, 0, 0, 0]],
     ]
+    assert windows.taught == sum(sum(window[1]) for window in found) / (5 * T)
+    assert windows.filled == (3 + 4 + 6 + 6 + 3) / (5 * T)
+
+
+def test_prompts_are_those_of_documents_evenly_spread(tmp_path: Path) -> None:
+    windows = opened(corpus(tmp_path, EXAMPLES))
+    assert [prompt.tolist() for prompt in windows.prompts(9)] == [[*b"ab"], [EOT], [*b"0123456789"], [*b"q"]]
+    assert [prompt.tolist() for prompt in windows.prompts(2)] == [[*b"ab"], [*b"0123456789"]]
 
 
 def test_every_token_of_a_completion_teaches_once(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import pytest
 
-from gpt2jax import attention, parameters
+from gpt2jax import attention, lora, parameters, tokenizer
 from gpt2jax.cli import main
-from gpt2jax.config import Config, MeshConfig, ModelConfig, TrainingConfig
+from gpt2jax.config import Config, LoraConfig, MeshConfig, ModelConfig, TrainingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.plan import show
 from gpt2jax.plan.estimate import _computed_flops_per_token, _splash_flops, compile_for, plan_training
@@ -24,6 +24,10 @@ from gpt2jax.plan.search import candidates, search
 from gpt2jax.plan.topology import parse_topology
 from gpt2jax.presets import preset
 from gpt2jax.train.objective import loss_sum
+from gpt2jax.train.step import make_place
+from gpt2jax.train.utilization import Utilization
+from gpt2jax.weights.sources import config_of
+from tests.weights.helpers import held, write
 
 ROOT = Path(__file__).parents[2]
 SMALL = Config(
@@ -122,7 +126,28 @@ def test_operations_are_those_of_the_program(remat: str, monkeypatch: pytest.Mon
     window_BT1 = jax.numpy.zeros((1, 513), "int32")
     of = jax.grad(lambda params: loss_sum(params, window_BT1, model, chunk=512)[0])
     jaxpr = jax.make_jaxpr(of)(parameters.abstract(model)).jaxpr
-    assert product_flops(jaxpr) / 512 == pytest.approx(_computed_flops_per_token(model, 512), rel=0.02)
+    assert product_flops(jaxpr) / 512 == pytest.approx(_computed_flops_per_token(Config(model=model)), rel=0.02)
+
+
+def test_adapters_alone_have_gradients_and_state(estimate, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 16)
+    config = dataclasses.replace(change(SMALL, "model", n_ctx=512), lora=LoraConfig(rank=4))
+    model, window_BT1 = config.model, jax.numpy.zeros((1, 513), "int32")
+
+    def loss(learned: Any, held: Any) -> Any:
+        return loss_sum(lora.scaled(held | learned, config.lora), window_BT1, model, chunk=512)[0]
+
+    params = parameters.abstract(model)
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(lora.abstract(config.lora, model), params).jaxpr
+    table = 2.0 * model.padded_vocab * model.n_embd  # The gradient of the table, which the compiler drops as unused.
+    assert product_flops(jaxpr) / 512 - table == pytest.approx(_computed_flops_per_token(config), rel=0.02)
+    adapted = plan_training(dataclasses.replace(SMALL, lora=LoraConfig(rank=4)), EIGHT)
+    assert adapted.memory["optimizer state"] < 0.25 * estimate.memory["optimizer state"]
+    assert adapted.memory["parameters"] > estimate.memory["parameters"]
+    # As the run itself counts.
+    place = make_place(SMALL)
+    run = Utilization(dataclasses.replace(SMALL, lora=LoraConfig(rank=4)), place.mesh)
+    assert adapted.model_flops == 16 * 128 * run.flops_per_token < estimate.model_flops
 
 
 def test_more_micro_batches_hold_less_and_exchange_as_much_or_more(estimate) -> None:  # type: ignore[no-untyped-def]
@@ -247,6 +272,28 @@ def test_the_command_prints_the_estimate(
     (tmp_path / "wide.yaml").write_text(wide)
     assert main(["plan", "wide.yaml", "--topology", "t4-1"]) == 2
     assert "topology: 't4-1': of 11.2, which JAX takes of 15" in capsys.readouterr().err
+
+
+def test_settings_of_fine_tuning_are_planned_with_the_sizes_of_their_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gpt2jax.cli.plan.start", lambda devices: None)  # The tests' eight are started.
+    monkeypatch.setenv("GPT2JAX_OFFLINE", "1")  # What a released model is like is known without its files.
+    model = ModelConfig(n_vocab=257, n_ctx=32, n_embd=256, n_head=4, n_layer=4)
+    source = write(held(model, encoding=tokenizer.byte_level()), tmp_path, "huggingface")
+    (tmp_path / "s.yaml").write_text("training: {batch_size: 8}\nlora: {rank: 2}\n")
+    args = ["plan", "s.yaml", "--topology", "l4-8", "--init-from", str(source)]
+    whole = parameters.count(model) * 4 / 2**30
+    for more, states in (([], 0.0), (["--lora.rank=0"], 2.0), (["--lora.rank=0", "--optimizer.name=lion"], 1.0)):
+        assert main([*args, *more]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        sizes = {
+            line[2:34].strip(): float(line.split()[-1]) for line in lines if line.startswith(("  param", "  optim"))
+        }
+        assert sizes["parameters"] == pytest.approx(whole, abs=1e-3)
+        assert sizes["optimizer state"] == pytest.approx(states * whole, abs=1e-3)
+    assert config_of("355M").n_layer == 24
 
 
 def test_many_chips_are_stood_in_for(tmp_path: Path) -> None:

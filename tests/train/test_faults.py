@@ -153,7 +153,15 @@ def test_debug_nans_ends_the_command_at_the_first_bad_step_and_names_the_layer(
     assert (
         "step 2: the loss is nan; parameters: all finite; activations: the first not finite are those of block" in error
     )
+    report = (tmp_path / "run" / "report.md").read_text()  # Before a first line of the log.
+    assert "| steps | 2 of 8 |" in report
+    assert f"| ended by | {error.strip().removeprefix('gpt2jax: ')} |" in report
+    assert "## Environmental impact" in report
     # Without it the steps are skipped, up to the validation, which finds that the parameters are of no use.
     monkeypatch.setattr(loop, "diagnose", None)
     assert main(["train", str(file), "--training.run-dir", str(tmp_path / "other")]) == 2
-    assert "validation_loss is nan" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "validation_loss is nan" in error
+    report = (tmp_path / "other" / "report.md").read_text()
+    assert "| steps | 4 of 8 |" in report
+    assert f"| ended by | {error.strip().removeprefix('gpt2jax: ')} |" in report

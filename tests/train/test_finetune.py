@@ -1,6 +1,7 @@
 """Fine-tuning as a user does it: one command, from weights of any form and a text."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from gpt2jax.cli import main
 from gpt2jax.config import Config, LoraConfig, ModelConfig
 from gpt2jax.data.meta import read_meta as read_corpus
 from gpt2jax.errors import GPT2JaxError
+from gpt2jax.train.compare import Run
 from gpt2jax.train.corpus import open_corpus
 from gpt2jax.train.loop import train
 from gpt2jax.train.patience import is_best, out_of_patience
@@ -82,7 +84,7 @@ def test_the_same_command_goes_on_and_notices_another_text(folder: Path, capsys:
     capsys.readouterr()
     Path("book.txt").write_text(TEXT + "more")
     assert run(*args) == 2
-    assert "book.txt: it, or data.validation_fraction, has changed since" in capsys.readouterr().err
+    assert "book.txt: has changed since runs/finetune/data was made" in capsys.readouterr().err
     Path("book.txt").unlink()
     assert run(*args) == 0
     out = capsys.readouterr().out
@@ -150,7 +152,27 @@ def test_completions_alone_teach(folder: Path, capsys: pytest.CaptureFixture[str
     assert run("instructions.yaml", source, "--data", "examples.jsonl") == 0
     found = losses("runs/instructions")
     assert found[-1] < found[0]
-    assert "bits per byte" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "bits per byte" not in out
+    # An example is a window, its first token no target: the others count, and padding does not.
+    meta = read_corpus(Path("runs/instructions/data"))
+    assert meta is not None
+    share = (meta.train.tokens - meta.train.documents) / (meta.train.documents * MODEL.n_ctx)
+    assert 0.2 < share < 0.5
+    assert f"8 x 32 positions a step, of which {100 * share:.0f} % hold tokens and " in out
+    rows = [row for row in read_rows("runs/instructions") if "loss" in row]
+    assert [row["tokens"] for row in rows] == [round(share * 8 * 32 * step) for step in range(1, 7)]
+    timed = rows[-1]
+    assert timed["tokens_per_second"] == pytest.approx(share * 8 * 32 / timed["step_seconds"])
+    report = Path("runs/instructions/report.md").read_text()
+    assert f"| training tokens | {round(share * 8 * 32 * 6):,} in {8 * 32 * 6:,} positions, on the average" in report
+    assert Run.read("runs/instructions").figures()["tokens"] == rows[-1]["tokens"]
+    # Samples answer prompts that were held out, one of every ten: three of the four.
+    held_out = [10 * block + int(np.random.default_rng((0, block)).integers(10)) for block in range(4)]
+    samples = Path("runs/instructions/samples.txt").read_text(encoding="utf-8")
+    assert re.findall(r"^=+ SAMPLE \d =+\n(\d+) and \1:", samples, re.MULTILINE) == [
+        str(held_out[i]) for i in (0, 1, 2)
+    ]
 
 
 def test_patience_is_a_function_of_the_validations() -> None:
@@ -198,6 +220,30 @@ def test_where_the_documents_held_out_are_too_short_the_end_of_the_text_is(folde
     meta = read_corpus(Path("runs/run/data"))
     assert meta is not None
     assert meta.split == "tail"
+
+
+def test_a_text_may_move_and_what_was_made_of_it_may_not_be_damaged(folder: Path) -> None:
+    def opened(path: str, fraction: float = 0.1) -> int:
+        data = settings.DataConfig(path=path, validation_fraction=fraction)
+        return open_corpus(Config(model=MODEL, data=data)).windows.tokens
+
+    tokens, shard = opened("book.txt"), Path("runs/run/data/train.bin")
+    made = shard.stat().st_mtime_ns
+    Path("texts").mkdir()
+    Path("book.txt").rename("texts/novel.txt")
+    assert opened("texts/novel.txt") == opened(str(Path("texts/novel.txt").absolute())) == tokens
+    assert shard.stat().st_mtime_ns == made
+    with pytest.raises(GPT2JaxError, match=r"^data\.validation_fraction: 0\.2: runs/run/data was made with 0\.1; give"):
+        opened("texts/novel.txt", 0.2)
+    Path("texts/other.txt").write_text(TEXT + ".")
+    with pytest.raises(GPT2JaxError, match=r"^data\.path: texts/other\.txt: has changed since .*, or is another text"):
+        opened("texts/other.txt")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-2])
+    with pytest.raises(GPT2JaxError, match=r"^runs/run/data: train: .* tokens: should be .* by its meta\.json"):
+        opened("texts/novel.txt")
+    shard.write_bytes(whole)
+    assert opened("texts/novel.txt") == tokens
 
 
 def test_settings_that_are_none_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,11 +30,11 @@ def trained(config: Config, sizes: tuple[int, int, int], parts: int = 1) -> tupl
     """Parameters and losses of three steps; that the model's own stay the same bits is looked at on the way."""
     place = place_on(*sizes)
     state, step = init_state(config, place), make_train_step(config, place)
-    before, losses = by_path(jax.device_get(lora.split_base(state.params))), []
+    before, losses = by_path(jax.device_get(lora.without_adapters(state.params))), []
     for seed in range(3):
         state, metrics = step(state, random_tokens(seed, 8, 33).reshape(parts, 8 // parts, 33))
         losses.append(float(metrics["loss"]))
-    for path, after in by_path(jax.device_get(lora.split_base(state.params))).items():
+    for path, after in by_path(jax.device_get(lora.without_adapters(state.params))).items():
         assert after.tobytes() == before[path].tobytes(), path
     for path, leaf in by_path(state.params[lora.KEY]).items():
         assert np.abs(np.asarray(leaf)).max() > 0, path  # B no longer is 0: all of them learn.
@@ -54,7 +54,7 @@ def test_a_mesh_and_parts_of_a_batch_change_nothing(optimizer: str) -> None:
     tokens_BT, config = random_tokens(9, 2, 16), make().lora
     logits_BTV = model.forward(lora.scaled(params, config), tokens_BT, TINY)
     assert distance(logits_BTV, model.forward(lora.merged(params, config), tokens_BT, TINY)) < 2e-6
-    assert distance(logits_BTV, model.forward(lora.split_base(params), tokens_BT, TINY)) > 1e-2
+    assert distance(logits_BTV, model.forward(lora.without_adapters(params), tokens_BT, TINY)) > 1e-2
     assert distance(logits_BTV, model.forward(params, tokens_BT, TINY)) > 1e-2  # Twin: alpha / rank left out.
 
 

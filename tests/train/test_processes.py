@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from gpt2jax import checkpoint, parameters
 from gpt2jax.data.prepare import prepare
 from gpt2jax.record import Leaf
 from gpt2jax.train.runlog import read_rows
+from gpt2jax.weights.convert import convert
+from gpt2jax.weights.sources import open_weights
 from tests.helpers import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +132,37 @@ def test_a_checkpoint_that_one_process_cannot_read_is_set_aside_by_both(folder: 
         assert same(params_of(folder, "damaged", 8), alone)
     names = {path.name for path in (folder / "damaged" / "checkpoints").iterdir()}
     assert names == {"4", "8", "8.damaged", "8.damaged-2"}
+
+
+def test_adapters_out_of_patience_end_alike_in_two_processes_and_in_one(folder: Path, alone: list[np.ndarray]) -> None:
+    """The best is found, put over the base and sampled from by both; exported, it is the same to the bit."""
+    options = ["--training.init-from", "alone", "--lora.rank", "2", "--optimizer.name", "adamw"]
+    options += ["--training.patience", "2", "--training.eval-interval", "1", "--training.steps", "40"]
+    options += ["--optimizer.learning-rate", "0.03", "--optimizer.decay-steps", "40"]
+    best, files = set(), []
+    for count in (2, 1):
+        run = f"adapters{count}"
+        done = launch(folder, count, "--training.run-dir", run, *options)
+        assert done.stdout.count("stopped early at step") == 1
+        found = re.search(rf"best: {run}/checkpoints/(\d+), which", done.stdout)
+        assert found, done.stdout
+        best.add(int(found[1]))
+        convert(open_weights(folder / run / "checkpoints" / found[1]), folder / run / "export", "huggingface")
+        files.append((folder / run / "export" / "model.safetensors").read_bytes())
+    [step] = best
+    assert files[0] == files[1]
+    last = checkpoint.find(folder / "adapters2")[1]
+    assert step < last < 40
+    for number in (step, last):
+        assert leaves_of(folder, "adapters2", number) == leaves_of(folder, "adapters1", number)
+    assert numbers(folder / "adapters2") == numbers(folder / "adapters1")
+    samples = [(folder / run / "samples.txt").read_text() for run in ("adapters2", "adapters1")]
+    assert samples[0] == samples[1]
+    assert f"######## step {step}, the best\n" in samples[0]
+    # Twin: the last step's, and the base, are others.
+    for other, name in (("adapters1", str(last)), ("alone", "8")):
+        convert(open_weights(folder / other / "checkpoints" / name), folder / f"export{name}", "huggingface")
+        assert (folder / f"export{name}" / "model.safetensors").read_bytes() != files[0]
 
 
 # Without samples, for which programs are compiled: a process that compiles while the first one dies is ended by jax,

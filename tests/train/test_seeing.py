@@ -25,6 +25,7 @@ from gpt2jax.train.loop import train
 from gpt2jax.train.plots import skipped_at, smooth, thin
 from gpt2jax.train.rows import Row, mean_mfu, read_rows
 from gpt2jax.train.sessions import read_sessions
+from gpt2jax.train.validation import Evaluator
 from tests.train.test_loop import make
 
 
@@ -68,7 +69,7 @@ def fake_time(monkeypatch: pytest.MonkeyPatch) -> Time:
     monkeypatch.setattr(clock, "time", time)
     monkeypatch.setattr(loop, "make_train_step", lambda *args: Timed(make_step(*args), time))
     for owner, name in (
-        (loop.Evaluator, "__call__"),
+        (Evaluator, "__call__"),
         (Checkpoints, "save"),
         (plots, "draw_loss"),
         (jax.profiler, "start_trace"),
@@ -94,6 +95,7 @@ def test_only_steps_are_timed_and_mfu_and_time_left_follow_from_that(
     assert [row["step_seconds"] for row in rows] == [0.0, *[2.0] * 7]
     assert [row["train_seconds"] for row in rows] == [0.0, *[2.0 * count for count in range(1, 8)]]
     assert {row["tokens_per_second"] for row in rows[1:]} == {8 * 16 / 2.0}
+    assert [row["tokens"] for row in rows] == [8 * 16 * step for step in range(1, 9)]
     flops = parameters.train_flops_per_token(config.model, 16)
     share = 8 * 16 * flops / (2.0 * 8 * 0.001e12)
     assert [row.get("mfu") for row in rows] == [None, *[pytest.approx(share)] * 7]
@@ -171,7 +173,8 @@ def test_restarts_are_kept_and_marked_and_metrics_are_those_of_one_run(
 
 
 def draw_with(sampling: SamplingConfig, config: Any) -> Any:
-    def draw(params: Any, encoding: tiktoken.Encoding, place: Any) -> tuple[str, str]:
+    def draw(params: Any, encoding: tiktoken.Encoding, place: Any, prompts: list[str]) -> tuple[str, str]:
+        assert not prompts  # Of data that has none.
         model = TextModel.from_params(params, config.model, encoding, place)
         first, second = model.write([model.start()], sampling, allow_special=True)[0]
         return f"{first}\n######## step 1\n{second}\n", first
@@ -197,7 +200,7 @@ def test_samples_are_those_of_a_run_never_stopped(
     assert [int(step) for step in re.findall(r"^step +(\d+)  sample: ", out, re.MULTILINE)] == [2, 4, 6]
     assert compiled.count("jit(decoding_params)") == 1
     # The engine on the mesh writes what it writes on one device.
-    alone, _ = draw(jax.device_get(result.params), result.encoding, None)
+    alone, _ = draw(jax.device_get(result.params), result.encoding, None, [])
     last = whole.split("\n######## step 8\n")[1]
     assert last == alone.replace("######## step 1", " ######## step 1") + "\n"
 
