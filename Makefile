@@ -19,7 +19,7 @@ quickstart: $(VENV)/installed  ## Train a small GPT-2 on the text that Python it
 
 .PHONY: test
 test: $(VENV)/installed-dev  ## Run the tests.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: check
 check: $(VENV)/installed-dev  ## Run ruff, mypy and shellcheck, and hold the launch manifests against their schemas.
