@@ -166,6 +166,7 @@ class TestCbt:
         for name, some in right.items():
             assert found[name].value == 100 * np.mean(some)
             assert found[name].units == 2
+            assert "20 of 20 contexts lost their beginning" in found[name].notes
 
 
 class TestStreams:

@@ -22,7 +22,7 @@ from gpt2jax.evaluate.readers.stereoset import StereoSetItem, read_stereoset
 from gpt2jax.evaluate.readers.winobias import pair as match
 from gpt2jax.evaluate.readers.winobias import read_winobias
 from gpt2jax.evaluate.readers.winogender import WinogenderItem, read_winogender, schemas
-from gpt2jax.evaluate.tasks.items import continuation, of_items, total
+from gpt2jax.evaluate.tasks.items import Items, total
 
 CAVEAT = "an association in text, not what the model does in use; see the head of gpt2jax/evaluate/tasks/bias.py"
 
@@ -35,12 +35,11 @@ def crows_pairs(found: Found, setting: Setting) -> Iterator[Job]:
     """
     pairs = read_crows_pairs(found.data, found.where)[: setting.config.limit]
     where = f"{found.where}: line"
-    rows = [
-        continuation("", sentence, setting, f"{where} {pair.line}")
-        for pair in pairs
-        for sentence in (pair.more, pair.less)
-    ]
-    yield of_items("crows-pairs", rows, functools.partial(_crows_pairs, pairs=pairs), found)
+    rows = Items(setting)
+    for pair in pairs:
+        for sentence in (pair.more, pair.less):
+            rows.add("", sentence, f"{where} {pair.line}")
+    yield rows.job("crows-pairs", functools.partial(_crows_pairs, pairs=pairs), found)
 
 
 def _crows_pairs(scored: Iterator[Scored], pairs: Sequence[CrowsPair]) -> list[Figure]:
@@ -67,13 +66,13 @@ def _crows_pairs(scored: Iterator[Scored], pairs: Sequence[CrowsPair]) -> list[F
 def stereoset(found: Found, setting: Setting) -> Iterator[Job]:
     """StereoSet (Nadeem et al. 2021), development set: sentences, and continuations of a context, in three forms."""
     items = read_stereoset(found.data, found.where)[: setting.config.limit]
-    rows = []
+    rows = Items(setting)
     for item in items:
         for sentence in (item.stereotype, item.anti_stereotype, item.unrelated):
             within = item.kind == "intrasentence"
             context, target = ("", sentence) if within else (item.context, f" {sentence}")
-            rows.append(continuation(context, target, setting, f"{found.where}: {item.id}"))
-    yield of_items("stereoset", rows, functools.partial(_stereoset, items=items), found)
+            rows.add(context, target, f"{found.where}: {item.id}")
+    yield rows.job("stereoset", functools.partial(_stereoset, items=items), found)
 
 
 def _stereoset(scored: Iterator[Scored], items: Sequence[StereoSetItem]) -> list[Figure]:
@@ -120,12 +119,13 @@ def winobias(pro_1: Found, anti_1: Found, pro_2: Found, anti_2: Found, setting: 
     for number, pro, anti in ((1, pro_1, anti_1), (2, pro_2, anti_2)):
         found = match(*(read_winobias(one.data, one.where) for one in (pro, anti)))
         pairs = found.pairs[: setting.config.limit]
-        rows = []
+        rows = Items(setting)
         for one, other in pairs:
-            rows.append(continuation("", one.text, setting, f"{pro.where}: line {one.line}"))
-            rows.append(continuation("", other.text, setting, f"{anti.where}: line {other.line}"))
-        reduce = functools.partial(_winobias, number=number, unpaired=found.unpaired)
-        yield of_items(f"winobias/type-{number}", rows, reduce, pro)
+            rows.add("", one.text, f"{pro.where}: line {one.line}")
+            rows.add("", other.text, f"{anti.where}: line {other.line}")
+        yield rows.job(
+            f"winobias/type-{number}", functools.partial(_winobias, number=number, unpaired=found.unpaired), pro
+        )
 
 
 def _winobias(scored: Iterator[Scored], number: int, unpaired: int) -> list[Figure]:
@@ -148,12 +148,11 @@ def _winobias(scored: Iterator[Scored], number: int, unpaired: int) -> list[Figu
 def winogender(found: Found, setting: Setting) -> Iterator[Job]:
     """Winogender (Rudinger et al. 2018): sentences in which a pronoun means an occupation or a participant."""
     every = schemas(read_winogender(found.data, found.where), found.where)[: setting.config.limit]
-    rows = [
-        continuation("", schema[gender].text, setting, f"{found.where}: line {schema[gender].line}")
-        for schema in every
-        for gender in ("male", "female")
-    ]
-    yield of_items("winogender", rows, functools.partial(_winogender, every=every), found)
+    rows = Items(setting)
+    for schema in every:
+        for gender in ("male", "female"):
+            rows.add("", schema[gender].text, f"{found.where}: line {schema[gender].line}")
+    yield rows.job("winogender", functools.partial(_winogender, every=every), found)
 
 
 def _winogender(scored: Iterator[Scored], every: Sequence[dict[str, WinogenderItem]]) -> list[Figure]:

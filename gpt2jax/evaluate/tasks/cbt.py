@@ -8,7 +8,6 @@ that the spaces around it are right. Where the twenty sentences do not fit in, t
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,46 +17,40 @@ from gpt2jax.evaluate.find import Found
 from gpt2jax.evaluate.job import Job, Setting
 from gpt2jax.evaluate.likelihood import Scored
 from gpt2jax.evaluate.readers.cbt import GAP, CbtItem, read_cbt
-from gpt2jax.evaluate.rows import Row
-from gpt2jax.evaluate.tasks.items import accuracy, continuation, of_items
+from gpt2jax.evaluate.tasks.items import Items, accuracy
 from gpt2jax.tokenizer import encode_corpus
-
-
-class Choice(NamedTuple):
-    """A row of a candidate."""
-
-    row: Row
-    """Its scored tokens are those of the candidate and of the rest of the sentence."""
-    own: int
-    """How many of them are the candidate's."""
 
 
 def cbt(found: Found, setting: Setting) -> Iterator[Job]:
     """One job for all that is made of the same scores; its first figure stands beside the paper's."""
     name = found.dataset.name
     items = read_cbt(found.data, found.where)[: setting.config.limit]
-    choices = [choices_of(item, setting, f"{found.where}: line {item.line}") for item in items]
-    reduce = functools.partial(_figures, task=name, columns=found.dataset.columns, items=items, choices=choices)
-    yield of_items(name, [choice.row for some in choices for choice in some], reduce, found)
+    rows = Items(setting)
+    own = [add_choices(item, setting, rows, f"{found.where}: line {item.line}") for item in items]
+    reduce = functools.partial(_figures, task=name, columns=found.dataset.columns, items=items, own=own)
+    yield rows.job(name, reduce, found)
 
 
-def choices_of(item: CbtItem, setting: Setting, where: str) -> list[Choice]:
-    """A row for each candidate, de-tokenized."""
+def add_choices(item: CbtItem, setting: Setting, rows: Items, where: str) -> list[int]:
+    """Add a row for each candidate, de-tokenized, whose scored tokens are the candidate's and the rest of the sentence's.
+
+    Returns:
+        How many of them are the candidate's.
+    """
     context = "".join(f"{CBT.detokenize(sentence)}\n" for sentence in item.context)
     # The gap is spelled like a word, so that this is what every candidate's sentence begins with.
     gap = CBT.detokenize(item.query).partition(GAP)[0]
-    some = []
+    own = []
     for candidate in item.candidates:
         sentence = CBT.detokenize(item.query.replace(GAP, candidate))
         # A candidate that is no word, a clitic say, may be joined to the word before.
         start = _shared(gap.rstrip(" "), sentence)
         before, after = context + sentence[:start], sentence[start:]
-        row = continuation(before, after, setting, where)
-        cut = len(encode_corpus(setting.encoding, before))
-        stop = len(context) + start + max(after.find(candidate), 0) + len(candidate)
-        own = len(encode_corpus(setting.encoding, (context + sentence)[:stop])) - cut
-        some.append(Choice(row, min(max(own, 1), len(row.tokens) - row.first)))
-    return some
+        row = rows.add(before, after, where)
+        stop = max(after.find(candidate), 0) + len(candidate)
+        read = [len(encode_corpus(setting.encoding, text)) for text in (before, before + after[:stop])]
+        own.append(min(max(read[1] - read[0], 1), len(row.tokens) - row.first))
+    return own
 
 
 def _shared(first: str, second: str) -> int:
@@ -71,7 +64,7 @@ def _figures(
     task: str,
     columns: Sequence[str],
     items: Sequence[CbtItem],
-    choices: Sequence[Sequence[Choice]],
+    own: Sequence[Sequence[int]],
 ) -> list[Figure]:
     rules = {
         "rest of the sentence": "the choice and the rest of the sentence",
@@ -80,14 +73,14 @@ def _figures(
     }
     right: dict[str, list[bool]] = {name: [] for name in rules}
     tokens = 0
-    for item, some in zip(items, choices, strict=True):
+    for item, some in zip(items, own, strict=True):
         scores: dict[str, list[float]] = {name: [] for name in rules}
-        for choice in some:
+        for count in some:
             log_probs = next(scored).log_probs.astype(np.float64)
             tokens += len(log_probs)
             whole = float(log_probs.sum())
             scores["rest of the sentence"].append(whole)
-            scores["choice alone"].append(float(log_probs[: choice.own].sum()))
+            scores["choice alone"].append(float(log_probs[:count].sum()))
             scores["per token"].append(whole / len(log_probs))
         for name, values in scores.items():
             right[name].append(int(np.argmax(values)) == item.answer)

@@ -15,30 +15,26 @@ from gpt2jax.evaluate.figures import Figure
 from gpt2jax.evaluate.find import Found
 from gpt2jax.evaluate.job import Job, Setting
 from gpt2jax.evaluate.likelihood import Scored
-from gpt2jax.evaluate.readers.hellaswag import HellaSwagItem, read_hellaswag
-from gpt2jax.evaluate.rows import Row, pair
-from gpt2jax.evaluate.tasks.items import accuracy, continuation, of_items, total
+from gpt2jax.evaluate.readers.hellaswag import CONVENTIONS, HellaSwagItem, read_hellaswag
+from gpt2jax.evaluate.tasks.items import Items, accuracy, total
 from gpt2jax.tokenizer import encode_corpus
 
 
 def hellaswag(found: Found, setting: Setting) -> Iterator[Job]:
     """Completion style, and with all variants the harness'."""
-    ways = {"completion": _apart, "lm-eval": _whole}
-    for convention, row in ways.items() if setting.config.variants == "all" else [("completion", _apart)]:
+    for convention in CONVENTIONS if setting.config.variants == "all" else ("completion",):
         items = read_hellaswag(found.data, found.where, convention)[: setting.config.limit]
-        rows = [row(item, ending, setting, found) for item in items for ending in item.endings]
-        yield of_items(
-            f"hellaswag/{convention}", rows, functools.partial(_figures, convention=convention, items=items), found
-        )
-
-
-def _apart(item: HellaSwagItem, ending: str, setting: Setting, found: Found) -> Row:
-    context, after = (encode_corpus(setting.encoding, text) for text in (item.context, f" {ending}"))
-    return pair(context, after, setting.window)
-
-
-def _whole(item: HellaSwagItem, ending: str, setting: Setting, found: Found) -> Row:
-    return continuation(item.context, f" {ending}", setting, f"{found.where}: line {item.line}")
+        rows = Items(setting)
+        for item in items:
+            for ending in item.endings:
+                where = f"{found.where}: line {item.line}"
+                if convention == "completion":
+                    apart = [encode_corpus(setting.encoding, text) for text in (item.context, f" {ending}")]
+                    rows.add_tokens(np.concatenate(apart), len(apart[0]), where)
+                else:
+                    rows.add(item.context, f" {ending}", where)
+        reduce = functools.partial(_figures, convention=convention, items=items)
+        yield rows.job(f"hellaswag/{convention}", reduce, found)
 
 
 def _figures(scored: Iterator[Scored], convention: str, items: Sequence[HellaSwagItem]) -> list[Figure]:

@@ -1,5 +1,6 @@
 """What tasks of items share: an item's tokens, a job of them, and shares with their standard error."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,31 +15,44 @@ from gpt2jax.evaluate.rows import Row, pair
 from gpt2jax.tokenizer import encode_corpus
 
 
-def continuation(context: str, target: str, setting: Setting, where: str) -> Row:
-    """``target`` after ``context``, cut where the tokens of ``context`` alone end, as lm-evaluation-harness does.
+class Items:
+    """Rows that are few enough to keep, and how many of them lost the beginning of their context."""
 
-    An empty context is ``<|endoftext|>``. A context that does not fit loses its beginning.
+    def __init__(self, setting: Setting) -> None:
+        self.rows: list[Row] = []
+        self._setting, self._cut = setting, 0
 
-    Raises:
-        GPT2JaxError: naming ``where``: an empty target, or one that is too long.
-    """
-    whole = encode_corpus(setting.encoding, context + target)
-    cut = len(encode_corpus(setting.encoding, context))
-    try:
-        return pair(whole[:cut], whole[cut:], setting.window, None if cut else setting.end_of_text)
-    except GPT2JaxError as error:
-        raise GPT2JaxError(f"{where}: {error}") from None
+    def add(self, context: str, target: str, where: str) -> Row:
+        """``target`` after ``context``, parted where the tokens of ``context`` alone end, as lm-evaluation-harness does.
 
+        An empty context is ``<|endoftext|>``. A context that does not fit loses its beginning.
 
-def of_items(
-    name: str,
-    rows: Sequence[Row],
-    reduce: Callable[[Iterator[Scored]], list[Figure]],
-    found: Found,
-) -> Job:
-    """The job of rows that are few enough to keep."""
-    forward = sum(len(row.tokens) - 1 for row in rows)
-    return Job(name, lambda: iter(rows), len(rows), forward, reduce, found)
+        Raises:
+            GPT2JaxError: naming ``where``: an empty target, or one that is too long.
+        """
+        whole = encode_corpus(self._setting.encoding, context + target)
+        return self.add_tokens(whole, len(encode_corpus(self._setting.encoding, context)), where)
+
+    def add_tokens(self, tokens: np.ndarray, first: int, where: str) -> Row:
+        """Tokens of which those from ``first`` on are scored; otherwise as :meth:`add`."""
+        end, window = self._setting.end_of_text, self._setting.window
+        try:
+            row = pair(tokens[:first], tokens[first:], window, None if first else end)
+        except GPT2JaxError as error:
+            raise GPT2JaxError(f"{where}: {error}") from None
+        self._cut += len(tokens) > window + 1
+        self.rows.append(row)
+        return row
+
+    def job(self, name: str, reduce: Callable[[Iterator[Scored]], list[Figure]], found: Found | None) -> Job:
+        """The job of all that was added; its figures say how many contexts were cut."""
+        forward = sum(len(row.tokens) - 1 for row in self.rows)
+        notes = (f"{self._cut:,} of {len(self.rows):,} contexts lost their beginning",) if self._cut else ()
+
+        def noted(scored: Iterator[Scored]) -> list[Figure]:
+            return [dataclasses.replace(figure, notes=(*figure.notes, *notes)) for figure in reduce(scored)]
+
+        return Job(name, lambda: iter(self.rows), len(self.rows), forward, noted, found)
 
 
 def accuracy(task: str, variant: str, protocol: str, right: Sequence[bool], unit: str) -> Figure:

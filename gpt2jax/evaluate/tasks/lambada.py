@@ -19,7 +19,7 @@ from gpt2jax.evaluate.find import Found
 from gpt2jax.evaluate.job import Job, Setting
 from gpt2jax.evaluate.likelihood import Scored
 from gpt2jax.evaluate.readers.lambada import LambadaItem, read_lambada, read_lambada_plain
-from gpt2jax.evaluate.tasks.items import accuracy, continuation, of_items
+from gpt2jax.evaluate.tasks.items import Items, accuracy
 
 FORMS = {
     "openai": "a line break before each passage and straight quotes (openai/gpt-2, issue 131)",
@@ -40,8 +40,10 @@ def lambada_plain(found: Found, setting: Setting) -> Iterator[Job]:
 
 def _job(task: str, form: str, items: Sequence[LambadaItem], found: Found, setting: Setting) -> Job:
     items, where = items[: setting.config.limit], f"{found.where}: line"
-    rows = [continuation(item.context, item.target, setting, f"{where} {item.line}") for item in items]
-    return of_items(f"{task}/{form}", rows, functools.partial(_figures, task=task, form=form), found)
+    rows = Items(setting)
+    for item in items:
+        rows.add(item.context, item.target, f"{where} {item.line}")
+    return rows.job(f"{task}/{form}", functools.partial(_figures, task=task, form=form), found)
 
 
 def _figures(scored: Iterator[Scored], task: str, form: str) -> list[Figure]:
