@@ -32,7 +32,7 @@ def cbt(found: Found, setting: Setting) -> Iterator[Job]:
 
 
 def add_choices(item: CbtItem, setting: Setting, rows: Items, where: str) -> list[int]:
-    """Add a row for each candidate, de-tokenized, whose scored tokens are the candidate's and the rest of the sentence's.
+    """Add a row for each candidate, de-tokenized, in which it and the rest of the sentence are scored.
 
     Returns:
         How many of them are the candidate's.

@@ -23,7 +23,7 @@ class Items:
         self._setting, self._cut = setting, 0
 
     def add(self, context: str, target: str, where: str) -> Row:
-        """``target`` after ``context``, parted where the tokens of ``context`` alone end, as lm-evaluation-harness does.
+        """``target`` after ``context``, parted where the tokens of ``context`` alone end, as by lm-evaluation-harness.
 
         An empty context is ``<|endoftext|>``. A context that does not fit loses its beginning.
 
