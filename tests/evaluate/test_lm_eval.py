@@ -1,4 +1,4 @@
-"""What the harness is answered, without the harness; benchmarks/results has a run under it."""
+"""What the harness is answered, without the harness."""
 
 from pathlib import Path
 
