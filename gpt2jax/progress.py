@@ -42,20 +42,26 @@ def bar(text: str, progress: Report | bool = True) -> Iterator[Report]:
 def counter(text: str, total: int, progress: bool = True) -> Iterator[Callable[[int, str], None]]:
     """A bar headed ``text`` for work that is counted in pieces; to be called with how many are done and a remark.
 
-    On a terminal it shows the time left; where stderr is none, a line a minute says how far the work has come.
+    Where stderr is no terminal, a line a minute says how far the work has come, and about how long the rest will take.
     """
     console = rich.console.Console(stderr=True)
     if not progress:
         yield lambda done, remark: None
         return
     if not console.is_terminal:
-        last = time.monotonic()
+        last = began = time.monotonic()
+        first: int | None = None
 
         def say(done: int, remark: str) -> None:
-            nonlocal last
-            if time.monotonic() - last >= 60 or done == total:
-                print(f"{text}: {done:,} of {total:,}  {remark}", file=sys.stderr, flush=True)
-                last = time.monotonic()
+            nonlocal last, first
+            now = time.monotonic()
+            first = done if first is None else first  # What was there already took no time.
+            if now - last >= 60 or done == total:
+                left = ""
+                if first < done < total:
+                    left = f"  {duration((now - began) * (total - done) / (done - first))} left"
+                print(f"{text}: {done:,} of {total:,}  {remark}{left}", file=sys.stderr, flush=True)
+                last = now
 
         yield say
         return
@@ -69,3 +75,15 @@ def counter(text: str, total: int, progress: bool = True) -> Iterator[Callable[[
     with rich.progress.Progress(*columns, console=console) as drawn:
         task = drawn.add_task("", total=total, remark="")
         yield lambda done, remark: drawn.update(task, completed=done, remark=remark)
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units: ``3 d 4 h``, ``5 min 6 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

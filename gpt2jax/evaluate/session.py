@@ -11,6 +11,7 @@ from gpt2jax.evaluate import results, table
 from gpt2jax.evaluate.figures import Evaluation, Figure
 from gpt2jax.evaluate.run import Run, gather, safe
 from gpt2jax.files import remove_folder
+from gpt2jax.progress import duration
 from gpt2jax.tables import plain
 
 # In the folder of the results while an evaluation goes on.
@@ -53,9 +54,9 @@ def evaluate(
     expected = run.expected()
     lines = [["to do", "rows", "tokens read", "time, about"]]
     for (_, job), seconds in zip(run.jobs, expected, strict=True):
-        lines.append([job.name, f"{job.count:,}", f"{job.forward_tokens:,}", table.duration(seconds)])
+        lines.append([job.name, f"{job.count:,}", f"{job.forward_tokens:,}", duration(seconds)])
     total = sum(job.forward_tokens for _, job in run.jobs)
-    lines.append(["all", "", f"{total:,}", table.duration(sum(expected))])
+    lines.append(["all", "", f"{total:,}", duration(sum(expected))])
     say(plain(lines))
     if dry_run:
         return None

@@ -5,6 +5,7 @@ import math
 from gpt2jax.evaluate.figures import Evaluation, Figure, shown
 from gpt2jax.evaluate.paper import paper
 from gpt2jax.presets import PRESETS
+from gpt2jax.progress import duration
 from gpt2jax.tables import Lines, markdown
 
 
@@ -59,13 +60,6 @@ def difference(figure: Figure, theirs: float) -> str:
     if figure.metric == "perplexity":
         return f"{100 * (figure.value / theirs - 1):+.1f} %" if math.isfinite(figure.value) else "-"
     return shown(figure.metric, figure.value - theirs, sign=True).replace("%", "points")
-
-
-def duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def report(evaluations: list[Evaluation]) -> str:

@@ -3,6 +3,7 @@
 from gpt2jax import lora, parameters
 from gpt2jax.config import Config
 from gpt2jax.partition import Partition
+from gpt2jax.progress import duration
 from gpt2jax.train.corpus import Corpus
 from gpt2jax.train.rows import Row
 
@@ -51,18 +52,6 @@ def _speed(row: Row, config: Config) -> str:
     if left and row["tokens_per_second"]:  # By the steps just done: what lies between steps is not counted.
         text += f"  {duration(left / row['tokens_per_second'])} left"
     return text
-
-
-def duration(seconds: float) -> str:
-    """A time in its two largest units: ``3 d 4 h``, ``5 min 6 s``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def stopped_line(run_dir: str, step: int, signal_name: str) -> str:

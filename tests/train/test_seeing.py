@@ -20,7 +20,6 @@ from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.text import TextModel
 from gpt2jax.risks import RISKS
 from gpt2jax.train import clock, loop, plots
-from gpt2jax.train.lines import duration
 from gpt2jax.train.loop import train
 from gpt2jax.train.plots import skipped_at, smooth, thin
 from gpt2jax.train.rows import Row, mean_mfu, read_rows
@@ -315,8 +314,3 @@ def test_a_picture_is_due_by_the_clock_and_takes_its_share_of_the_time(
     assert not picture.due()
     time.now = 232.0
     assert picture.due()
-
-
-def test_durations_are_read_at_a_glance() -> None:
-    seconds = (0.4, 59, 61, 3600 + 125, 3 * 86400 + 4 * 3600 + 50)
-    assert [duration(one) for one in seconds] == ["0 s", "59 s", "1 min 1 s", "1 h 2 min", "3 d 4 h"]
