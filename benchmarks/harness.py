@@ -109,7 +109,7 @@ def main() -> None:
         results, written = theirs(given.model, folder)
         config = EvaluationConfig(tasks=("lambada", "wikitext2"), data=str(given.data), variants="all", stride=1)
         run = Run(given.model, config, None, gather(config))
-        run.jobs = [(task, job) for task, job in run.jobs if job.name in ("lambada/as-is", "wikitext2/pages")]
+        run.jobs = [one for one in run.jobs if one.job.name in ("lambada/as-is", "wikitext2/pages")]
         ours = {figure.name: figure for made in run.figures(folder / "scored") for figure in made}
     size = sum(len(row["text"].encode()) for row in rows["pages"])
     rolled = ours["wikitext2: pages"]

@@ -71,6 +71,18 @@ def new_file(out: Path) -> Iterator[Path]:
         os.replace(file, out)
 
 
+def make_folder(out: Path) -> None:
+    """Make ``out`` and what is above it, where it is not there.
+
+    Raises:
+        GPT2JaxError: it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GPT2JaxError(f"{out}: cannot be made ({error.strerror or error})") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 ``text`` under a temporary name and rename it: a reader, or a crash, never meets half of it."""
     with new_file(path) as partial:

@@ -61,6 +61,8 @@ def run(args: list[str]) -> int:
     if given.download:
         _download(given)
     if given.list:
+        if not Path(given.evaluation.data).is_dir():
+            print(f"data: {given.evaluation.data}: no such folder")
         show(_listed(Path(given.evaluation.data)))
     return _evaluate(given) if given.model else 0
 
@@ -73,13 +75,19 @@ def _read_file(path: str) -> EvaluateArgs:
     own = {field.name for field in dataclasses.fields(settings.EvaluationConfig)}
     nested: dict[str, Any] = {str(key): value for key, value in mapping.items() if key not in own}
     nested["evaluation"] = {key: value for key, value in mapping.items() if key in own}
+    if isinstance(mapping.get("tasks"), str):
+        nested["evaluation"]["tasks"] = [mapping["tasks"]]
+    for name in ("mesh", "distributed"):
+        if not isinstance(nested.get(name, {}), dict):
+            raise GPT2JaxError(f"{path}: {name}: {nested[name]!r}: should be a mapping of keys to values")
     nested["mesh"] = {"data": 1} | nested.get("mesh", {})
     try:
         return pydantic.TypeAdapter(EvaluateArgs).validate_python(nested)
     except pydantic.ValidationError as error:
-        raise GPT2JaxError(f"{path}: {fields.first_error(error, EvaluateArgs, ())}") from None
+        line = fields.first_error(error, EvaluateArgs, ())
     except GPT2JaxError as error:
-        raise GPT2JaxError(f"{path}: {error}") from None
+        line = str(error)
+    raise GPT2JaxError(f"{path}: {line.removeprefix('evaluation.')}")
 
 
 def _download(given: EvaluateArgs) -> None:
@@ -132,6 +140,8 @@ def _evaluate(given: EvaluateArgs) -> int:
         dry_run=given.dry_run,
     )
     if found is not None and is_primary():
-        show(table.lines(found))
+        show(table.lines(found, [name for name in table.NAMES if name not in ("unit", "protocol")]))
+        for figure in table.ordered(found.figures):
+            print(f"{figure.name}: {figure.protocol}")
         print(f"figures, table and picture: {given.evaluation.output}")
     return 0

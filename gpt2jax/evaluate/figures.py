@@ -42,6 +42,11 @@ def shown(metric: str, value: float, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''},.{digits}f}{unit}"
 
 
+def perplexity(nats: float) -> float:
+    """e to the power of ``nats``; infinite where float64 has no number for it."""
+    return math.exp(nats) if nats < 709 else math.inf
+
+
 @dataclasses.dataclass(frozen=True)
 class Figure:
     """One number, and how it was made."""
@@ -71,6 +76,10 @@ class Figure:
     forward_tokens: int = 0
     """Tokens that the model read for it."""
     seconds: float = 0.0
+    command: str = ""
+    """That made it."""
+    device: str = ""
+    """That it was made on, and the dtype of the products."""
     data: str = ""
     """Name of the file."""
     sha256: str = ""
@@ -95,14 +104,12 @@ class Evaluation:
     preset: str | None
     """The released size that these are, whose row of the paper is the one to compare with."""
     digest: str
-    """Of all parameters."""
-    device: str
-    compute_dtype: str
+    """Of all parameters and of how they were computed with."""
     versions: dict[str, str]
-    command: str
+    """By which the last figures were made."""
     figures: tuple[Figure, ...]
     missing: tuple[str, ...] = ()
-    """Tasks that were asked for and whose data was not there."""
+    """Of the last command: what was asked for and not there."""
     format_version: Literal[1] = FORMAT_VERSION
 
 

@@ -14,6 +14,8 @@ from gpt2jax.evaluate.catalog import Dataset, Release, dataset
 from gpt2jax.evaluate.identity import Verdict, judge
 from gpt2jax.evaluate.restore import restore, rows
 
+# How the note begins that says of a file that it is not the published one.
+CHANGED = "changed"
 # Folders below the data folder that are looked into: an archive's own, and those inside it.
 DEPTH = 4
 
@@ -102,7 +104,7 @@ def find(name: str, data: Path, *, allow_changed: bool = False) -> Found | Missi
         return Missing(entry, data, tuple(dict.fromkeys(akin)))
     found, problem = wrong[0]
     if allow_changed and found.data:
-        return dataclasses.replace(found, notes=(*found.notes, f"changed: {problem}"))
+        return dataclasses.replace(found, notes=(*found.notes, f"{CHANGED}: {problem}"))
     raise GPT2JaxError(f"{found.where}: not {entry.title}: {problem}")
 
 

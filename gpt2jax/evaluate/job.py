@@ -1,7 +1,8 @@
 """What a task asks of the model: rows to score, and what to make of their log-probabilities."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast
 
 import tiktoken
 
@@ -10,6 +11,8 @@ from gpt2jax.evaluate.figures import Figure
 from gpt2jax.evaluate.find import Found
 from gpt2jax.evaluate.likelihood import Scored
 from gpt2jax.evaluate.rows import Row
+
+Some = TypeVar("Some", bound=Sequence[Any])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +25,16 @@ class Setting:
     """Tokens that the model reads at once."""
     end_of_text: int | None
     """The token before a text that stands for itself; None where the vocabulary has none."""
+    cut: list[int] = dataclasses.field(default_factory=list)
+    """Lengths of what :meth:`first` has shortened."""
+
+    def first(self, some: Some, each: int = 1) -> Some:
+        """``some``, or as much of its beginning as the user's limit leaves, where one counts for ``each``."""
+        limit = self.config.limit
+        if limit is None or len(some) * each <= limit:
+            return some
+        self.cut.append(len(some))
+        return cast(Some, some[: limit // each])
 
 
 @dataclasses.dataclass(frozen=True)

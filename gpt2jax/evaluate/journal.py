@@ -10,7 +10,7 @@ import re
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from gpt2jax.distributed import is_primary
 from gpt2jax.evaluate.rows import Row, Scored
 from gpt2jax.files import new_file, remove_folder, remove_partial
 
-Results = Iterator[tuple[Row, Scored]]
+Results = Generator[tuple[Row, Scored]]
 
 _PIECE = re.compile(r"(\d+)-(\d+)\.npz")
 
@@ -37,6 +37,8 @@ class Journal:
             seconds: of work in a piece.
         """
         self.folder, self.seconds = folder, seconds
+        self.restored = 0
+        """Rows whose results were there."""
 
     def through(self, rows: Iterable[Row], compute: Callable[[Iterable[Row]], Results], fingerprint: str) -> Results:
         """Each of ``rows`` with its result, in order: from a piece where there is one, else by ``compute``, whose
@@ -62,6 +64,7 @@ class Journal:
                 self._remove(start, stop)
                 yield from self._write(iter(some), start, compute, fingerprint)
             else:
+                self.restored += len(some)
                 yield from zip(some, scored, strict=True)
             at = stop
         yield from self._write(rows, at, compute, fingerprint)

@@ -6,12 +6,13 @@ at a time. Results come back in order.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
@@ -29,14 +30,14 @@ from gpt2jax.ops import map_positions
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition, make_mesh
 from gpt2jax.weights.sources import open_weights
-from gpt2jax.weights.weights import load_params
+from gpt2jax.weights.weights import Weights, load_params
 
 # Last positions of a row that the head is computed for; where more are scored, it is computed for all.
 TAILS = (8, 32, 128, 512)
 # Positions whose logits exist at once on a device.
 CHUNK = 1024
-# Rows that may be taken while an earlier one still waits for its batch.
-LOOK_AHEAD = 4096
+# Batches that may be read while an earlier row still waits for its own to fill; then it goes with what there is.
+PATIENCE = 16
 # Batches sent to the device of which none has been read: it has work while the host reads one.
 IN_FLIGHT = 2
 # Tokens that a device reads at once: few on CPU, whose caches more would overflow.
@@ -118,7 +119,7 @@ class Scorer:
     @classmethod
     def load(
         cls,
-        source: str | Path,
+        source: str | Path | Weights,
         mesh: MeshConfig | None = None,
         *,
         compute_dtype: ComputeDtype = "float32",
@@ -128,12 +129,13 @@ class Scorer:
         """Of any GPT-2 (:func:`gpt2jax.weights.sources.open_weights`), its parameters read straight to their shards.
 
         Args:
+            source: a path, a name, or weights that are open already.
             mesh: the devices to compute on; by default one.
 
         Raises:
             GPT2JaxError: there is none, or as the constructor.
         """
-        weights = open_weights(source)
+        weights = source if isinstance(source, Weights) else open_weights(source)
         place = Partition(make_mesh(mesh)) if mesh else _one_device()
         params, config = load_params(weights, place), weights.config
         return cls(params, config, place, compute_dtype=compute_dtype, batch_tokens=batch_tokens, banned=banned)
@@ -143,10 +145,10 @@ class Scorer:
         rows: Iterable[Row],
         journal: Journal | None = None,
         progress: Callable[[int, str], None] | None = None,
-    ) -> Iterator[Scored]:
+    ) -> Generator[Scored]:
         """What the model makes of each of ``rows``, in their order.
 
-        Rows are taken as they are needed: at most some thousands before the results of the first of them.
+        Rows are taken as they are needed, those of some batches before the results of the first of them.
 
         Args:
             journal: keeps the results; those that it has are not computed again.
@@ -159,17 +161,20 @@ class Scorer:
         """
         start, computed, done = time.perf_counter(), 0, 0
 
-        def compute(rows: Iterable[Row]) -> Iterator[tuple[Row, Scored]]:
+        def compute(rows: Iterable[Row]) -> Generator[tuple[Row, Scored]]:
             nonlocal computed
             for row, scored in self._compute(rows):
                 computed += len(row.tokens) - 1
                 yield row, scored
 
-        for row, scored in journal.through(rows, compute, self.fingerprint) if journal else compute(rows):
-            done += len(row.tokens) - 1
-            if progress:
-                progress(done, f"{computed / (time.perf_counter() - start):,.0f} tokens/s")
-            yield scored
+        results = journal.through(rows, compute, self.fingerprint) if journal else compute(rows)
+        # Closed, not left to the end of the program: what the journal then writes needs the devices.
+        with contextlib.closing(results):
+            for row, scored in results:
+                done += len(row.tokens) - 1
+                if progress:
+                    progress(done, f"{computed / (time.perf_counter() - start):,.0f} tokens/s")
+                yield scored
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -191,7 +196,7 @@ class Scorer:
         waiting: dict[Shape, list[tuple[int, Row]]] = {}
         sent: collections.deque[_Batch] = collections.deque()
         done: dict[int, tuple[Row, Scored]] = {}
-        turn = 0  # Whose result is next.
+        turn = late = 0  # Whose result is next, and how many batches have been read since it could have come.
         for number, row in enumerate(rows):
             self._check(number, row)
             shape = self.shape(row)
@@ -199,15 +204,15 @@ class Scorer:
             bucket.append((number, row))
             if len(bucket) == self._batch_rows(shape):
                 sent.append(self._send(shape, waiting.pop(shape)))
-            elif number - turn >= LOOK_AHEAD and not sent:
-                # The next result's bucket does not fill.
-                late = next(some for some in waiting if waiting[some][0][0] == turn)
-                sent.extend(self._send_rest(late, waiting.pop(late)))
-            while len(sent) > IN_FLIGHT or (sent and number - turn >= LOOK_AHEAD):
+            while len(sent) > IN_FLIGHT:
                 done |= self._read(sent.popleft())
+                late += 1
             while turn in done:
                 yield done.pop(turn)
-                turn += 1
+                turn, late = turn + 1, 0
+            if late >= PATIENCE:
+                for some in [some for some, bucket in waiting.items() if bucket[0][0] == turn]:
+                    sent.extend(self._send_rest(some, waiting.pop(some)))
         for shape, bucket in waiting.items():
             sent.extend(self._send_rest(shape, bucket))
         while sent:

@@ -3,18 +3,30 @@
 import dataclasses
 from pathlib import Path
 
+from gpt2jax.errors import GPT2JaxError
 from gpt2jax.evaluate import figures, picture, table
 from gpt2jax.evaluate.figures import Evaluation
-from gpt2jax.files import write_text
+from gpt2jax.files import read_json, write_text
 
 TABLE, PICTURE = "evaluation.md", "evaluation.png"
 
 
-def add(evaluation: Evaluation, folder: Path, name: str) -> Evaluation:
-    """Write ``evaluation`` as NAME.json into ``folder``.
+def read_all(folder: Path) -> dict[Path, Evaluation]:
+    """What evaluations have left in ``folder``; JSON files of others are passed over.
 
-    Figures of other tasks that the same model, by its parameters' digest, has there already stay; the same ones are
-    replaced.
+    Raises:
+        GPT2JaxError: the folder is a file, or what was left is damaged.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise GPT2JaxError(f"output: {folder}: is a file: should be a folder, or not there")
+    paths = [path for path in sorted(folder.glob("*.json")) if "figures" in read_json(path)]
+    return {path: figures.read(path) for path in paths}
+
+
+def add(evaluation: Evaluation, folder: Path, name: str) -> Evaluation:
+    """Write ``evaluation`` as NAME-DIGEST.json into ``folder``.
+
+    Figures that the same model has there already stay, but for those of the same task, variant and protocol.
 
     Returns:
         What the file now holds.
@@ -22,19 +34,21 @@ def add(evaluation: Evaluation, folder: Path, name: str) -> Evaluation:
     Raises:
         GPT2JaxError: a file cannot be written, or one that is there is damaged.
     """
-    path = folder / f"{name}.json"
+    path = folder / f"{name}-{evaluation.digest[:8]}.json"
     if path.exists():
-        before = figures.read(path)
-        if (before.digest, before.compute_dtype) == (evaluation.digest, evaluation.compute_dtype):
-            fresh = {(figure.task, figure.variant) for figure in evaluation.figures}
-            kept = [figure for figure in before.figures if (figure.task, figure.variant) not in fresh]
-            evaluation = dataclasses.replace(evaluation, figures=(*kept, *evaluation.figures))
+        fresh = {_key(figure) for figure in evaluation.figures}
+        kept = [figure for figure in figures.read(path).figures if _key(figure) not in fresh]
+        evaluation = dataclasses.replace(evaluation, figures=(*kept, *evaluation.figures))
     figures.write(evaluation, path)
     return evaluation
 
 
 def publish(folder: Path) -> None:
     """Make table and picture of all models in ``folder``."""
-    everything = sorted((figures.read(one) for one in sorted(folder.glob("*.json"))), key=table.by_size)
+    everything = sorted(read_all(folder).values(), key=table.by_size)
     write_text(folder / TABLE, table.report(everything))
     picture.draw(everything, folder / PICTURE)
+
+
+def _key(figure: figures.Figure) -> tuple[str, str, str]:
+    return figure.task, figure.variant, figure.protocol

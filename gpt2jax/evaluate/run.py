@@ -1,16 +1,25 @@
 """From tasks and a model to figures: what is there, what it will take, and then one job after the other."""
 
+import collections
+import contextlib
 import dataclasses
+import hashlib
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple, Self
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from gpt2jax import runtime
 from gpt2jax.config import SIZES, EvaluationConfig, MeshConfig, ModelConfig
+from gpt2jax.distributed import all_agree
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.evaluate.figures import Evaluation, Figure
-from gpt2jax.evaluate.find import Found, Missing, find
+from gpt2jax.evaluate.find import CHANGED, Found, Missing, find
 from gpt2jax.evaluate.job import Job, Setting
 from gpt2jax.evaluate.journal import Journal
 from gpt2jax.evaluate.likelihood import Scorer
@@ -57,81 +66,122 @@ class Run:
     """A model and its jobs."""
 
     def __init__(self, model: str, config: EvaluationConfig, mesh: MeshConfig | None, files: Files) -> None:
-        """Read the model, and make the rows of all jobs; nothing is computed.
+        """Read the model, and make the rows of all jobs; nothing is computed. Every process of several must call this.
 
         Raises:
-            GPT2JaxError: no such model, one without vocabulary, or data that is damaged.
+            GPT2JaxError: no such model, one without vocabulary; data that is damaged, or other data in each process.
         """
         weights = open_weights(model)
-        self.model, self.config, self.files = model, config, files
-        self.setting = _setting(weights, config, model)
+        self.model, self.config, self.missing = model, config, files.missing
+        self.setting = setting = _setting(weights, config, model)
         self.sizes = {name: int(getattr(weights.config, name)) for name in SIZES if name != "layer_norm_epsilon"}
         self.preset = preset_of(weights.config)
-        self.jobs = [(task, job) for task, found in files.tasks for job in task.jobs(*found, self.setting)]
+        self.jobs: list[Planned] = []
+        for task, found in files.tasks:
+            own = dataclasses.replace(setting, cut=[])
+            made = list(task.jobs(*found, own))
+            self.jobs += [Planned.of(job, limited=bool(own.cut)) for job in made]
+        _check_alike(self.jobs)
         options = {} if config.batch_tokens is None else {"batch_tokens": config.batch_tokens}
-        banned = stop_tokens(self.setting.encoding)
-        self.scorer = Scorer.load(model, mesh, compute_dtype=config.compute_dtype, banned=banned, **options)
+        banned = stop_tokens(setting.encoding)
+        self.scorer = Scorer.load(weights, mesh, compute_dtype=config.compute_dtype, banned=banned, **options)
 
     def expected(self) -> list[float]:
-        """Seconds that each job will take, from a small part of it that is scored twice: the first time compiles.
+        """Seconds that each job will take, without compiling, from a small part of it that is scored twice."""
+        return [job.forward_tokens / self._speed(job) for job, *_ in self.jobs]
 
-        What is left of a job when another has been tried on rows of the same shapes is not measured again: jobs whose
-        rows read equally many tokens on the average go at the same speed.
-        """
-        speeds: dict[tuple[int, int], float] = {}
-        return [job.forward_tokens / self._speed(job, speeds) for _, job in self.jobs]
-
-    def _speed(self, job: Job, speeds: dict[tuple[int, int], float]) -> float:
+    def _speed(self, job: Job) -> float:
         rows = list(_some(job, min(TRIAL_TOKENS, job.forward_tokens // TRIAL_PART)))
-        kind = self.scorer.shape(rows[-1])
-        if kind not in speeds:
-            read = sum(len(row.tokens) - 1 for row in rows)
-            for _ in range(2):
-                began = time.perf_counter()
-                for _ in self.scorer.score_all(rows):
-                    pass
-                speeds[kind] = read / (time.perf_counter() - began)
-        return speeds[kind]
+        for _ in range(2):
+            began = time.perf_counter()
+            collections.deque(self.scorer.score_all(rows), maxlen=0)
+        return sum(len(row.tokens) - 1 for row in rows) / (time.perf_counter() - began)
 
-    def figures(self, journals: Path) -> Iterator[list[Figure]]:
+    def figures(self, journals: Path, command: str = "") -> Iterator[list[Figure]]:
         """The figures of one job after the other.
 
         Args:
-            journals: the folder for what has been scored, from which an evaluation that was stopped goes on. It is for
-                the caller to remove once all figures are kept.
+            journals: the folder for what has been scored, from which an evaluation that was stopped goes on.
+            command: for the figures.
         """
-        for task, job in self.jobs:
-            began = time.perf_counter()
-            with counter(f"Scoring {job.name}", job.forward_tokens) as progress:
-                scored = self.scorer.score_all(job.rows(), Journal(journals / safe(job.name)), progress)
-                found = job.reduce(scored)
-            yield [self._complete(figure, task, job, time.perf_counter() - began) for figure in found]
-
-    def _complete(self, figure: Figure, task: Task, job: Job, seconds: float) -> Figure:
-        notes = figure.notes
-        if self.config.limit is not None:
-            notes = (*notes, f"only of the first {self.config.limit:,} items, lines, bytes or tokens")
-        figure = dataclasses.replace(figure, notes=notes, forward_tokens=job.forward_tokens, seconds=seconds)
-        if job.found is None:
-            return figure
-        where = job.found.member or job.found.path.name
-        return dataclasses.replace(figure, notes=(*notes, *job.found.notes), data=where, sha256=job.found.sha256)
-
-    def evaluation(self, figures: list[Figure], command: str) -> Evaluation:
-        """``figures`` with all that is to be said of the model and the machine."""
         devices = self.scorer.place.mesh.devices
+        device = f"{devices.size} x {devices.flat[0].device_kind}, {self.config.compute_dtype}"
+        for planned in self.jobs:
+            job, began = planned.job, time.perf_counter()
+            journal = Journal(journals / safe(job.name))
+            with (
+                counter(f"Scoring {job.name}", job.forward_tokens) as progress,
+                contextlib.closing(self.scorer.score_all(job.rows(), journal, progress)) as scored,
+            ):
+                found = job.reduce(scored)
+            seconds = time.perf_counter() - began
+            notes = ("the time is of what the last start scored alone",) if journal.restored else ()
+            made = [
+                dataclasses.replace(
+                    figure, forward_tokens=job.forward_tokens, seconds=seconds, command=command, device=device
+                )
+                for figure in found
+            ]
+            yield [planned.complete(figure, notes) for figure in made]
+
+    def clear(self, journals: Path) -> None:
+        """Remove what :meth:`figures` has left there for its jobs."""
+        for job, *_ in self.jobs:
+            Journal(journals / safe(job.name)).clear()
+
+    def evaluation(self, figures: list[Figure]) -> Evaluation:
+        """``figures`` with all that is to be said of the model."""
         return Evaluation(
             model=self.model,
             sizes=self.sizes,
             preset=self.preset,
             digest=self.scorer.fingerprint[:16],
-            device=f"{devices.size} x {devices.flat[0].device_kind}",
-            compute_dtype=self.config.compute_dtype,
             versions=runtime.versions(),
-            command=command,
             figures=tuple(figures),
-            missing=self.files.missing,
+            missing=self.missing,
         )
+
+
+class Planned(NamedTuple):
+    """A job, and what is to be said of its data: the data itself is in its rows."""
+
+    job: Job
+    limited: bool
+    data: str
+    sha256: str
+    units: int | None
+    """U of the published file, where it is known and these are its units."""
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, job: Job, limited: bool) -> Self:
+        if job.found is None:
+            return cls(job, limited, "", "", None, ())
+        entry = job.found.dataset
+        bare = dataclasses.replace(job, found=None)
+        name = job.found.member or job.found.path.name
+        return cls(bare, limited, name, job.found.sha256, entry.units, job.found.notes)
+
+    def complete(self, figure: Figure, notes: tuple[str, ...]) -> Figure:
+        """``figure`` with what it was made of. One of other data than the published stands beside no other."""
+        notes = (*figure.notes, *self.notes, *notes)
+        marks = []
+        if self.limited:
+            marks.append("of the beginning alone (limit)")
+        elif figure.headline and self.units and figure.units != self.units:
+            marks.append(f"of other data: the published has {self.units:,} {figure.unit}")
+        if any(note.startswith(CHANGED) for note in self.notes):
+            marks.append("of a changed file")
+        if marks:
+            figure = dataclasses.replace(figure, column=None, protocol="; ".join([*marks, figure.protocol]))
+        return dataclasses.replace(figure, notes=notes, data=self.data, sha256=self.sha256)
+
+
+def _check_alike(jobs: list[Planned]) -> None:
+    told = repr([(one.job.name, one.job.count, one.job.forward_tokens, one.sha256) for one in jobs])
+    own = np.frombuffer(hashlib.sha256(told.encode()).digest(), np.uint32)
+    if jax.process_count() > 1 and not all_agree(bool((multihost_utils.broadcast_one_to_all(own) == own).all())):
+        raise GPT2JaxError("data: should be the same files for all processes")
 
 
 def _setting(weights: Weights, config: EvaluationConfig, model: str) -> Setting:

@@ -1,16 +1,17 @@
 """An evaluation from its beginning to its end: what there is, how long it will take, and the figures."""
 
 import contextlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 from gpt2jax.config import EvaluationConfig, MeshConfig
-from gpt2jax.distributed import is_primary
+from gpt2jax.distributed import all_agree, is_primary
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.evaluate import results, table
 from gpt2jax.evaluate.figures import Evaluation, Figure
 from gpt2jax.evaluate.run import Run, gather, safe
-from gpt2jax.files import remove_folder
+from gpt2jax.files import make_folder
 from gpt2jax.progress import duration
 from gpt2jax.tables import plain
 
@@ -37,41 +38,53 @@ def evaluate(
         dry_run: say what it would take, and do nothing.
 
     Returns:
-        All that the model's file now holds, or None after a dry run.
+        The figures of this call, or None after a dry run.
 
     Raises:
         GPT2JaxError: no such model, task or data; data that is not what its name says; nothing to do.
     """
     out, name = Path(config.output), safe(model)
+    results.read_all(out)  # What is wrong there is better said before hours are spent.
     files = gather(config)
     for line in files.missing:
         say(f"missing: {line}")
     if not files.tasks:
         raise GPT2JaxError(f"data: {config.data}: has the files of none of {', '.join(config.tasks)}")
-    if is_primary() and not dry_run:
-        out.mkdir(parents=True, exist_ok=True)  # Before hours are spent.
     run = Run(model, config, mesh, files)
+    if not dry_run:
+        _together(functools.partial(make_folder, out))
     expected = run.expected()
-    lines = [["to do", "rows", "tokens read", "time, about"]]
-    for (_, job), seconds in zip(run.jobs, expected, strict=True):
+    lines = [["to do", "rows", "tokens read", "time, about, without compiling"]]
+    for (job, *_), seconds in zip(run.jobs, expected, strict=True):
         lines.append([job.name, f"{job.count:,}", f"{job.forward_tokens:,}", duration(seconds)])
-    total = sum(job.forward_tokens for _, job in run.jobs)
+    total = sum(job.forward_tokens for job, *_ in run.jobs)
     lines.append(["all", "", f"{total:,}", duration(sum(expected))])
     say(plain(lines))
     if dry_run:
         return None
-    journals = out / JOURNALS / name
+    journals = out / JOURNALS / f"{name}-{run.scorer.fingerprint[:8]}"
     figures: list[Figure] = []
-    for made in run.figures(journals):
+    for made in run.figures(journals, command):
         figures += made
         for figure in made:
             say(table.line(figure, run.preset))
-        whole = run.evaluation(figures, command)
-        if is_primary():
-            whole = results.add(whole, out, name)
+        _together(functools.partial(results.add, run.evaluation(figures), out, name))
+    _together(functools.partial(results.publish, out))
+    run.clear(journals)
     if is_primary():
-        results.publish(out)
-        remove_folder(journals)
-        with contextlib.suppress(OSError):  # Another model's, which goes on elsewhere.
-            journals.parent.rmdir()
-    return whole
+        for folder in (journals, journals.parent):
+            with contextlib.suppress(OSError):  # It has what others are to go on from.
+                folder.rmdir()
+    return run.evaluation(figures)
+
+
+def _together(write: Callable[[], object]) -> None:
+    """Let the first process write, and end all of them where it cannot."""
+    failure = None
+    try:
+        if is_primary():
+            write()
+    except GPT2JaxError as error:
+        failure = error
+    if not all_agree(failure is None):
+        raise failure or GPT2JaxError("output: cannot be written, by the first process")

@@ -1,10 +1,12 @@
 """The filter of LAMBADA's accuracy: words that a sentence hardly ends with."""
 
+import contextlib
 import functools
 import importlib.resources
 
 import tiktoken
 
+from gpt2jax.errors import GPT2JaxError
 from gpt2jax.tokenizer import encode_corpus
 
 
@@ -16,6 +18,11 @@ def stop_words() -> tuple[str, ...]:
 
 
 def stop_tokens(encoding: tiktoken.Encoding) -> tuple[int, ...]:
-    """The tokens that are a space and a stop word; a word of several tokens has none."""
-    some = (encode_corpus(encoding, f" {word}") for word in stop_words())
-    return tuple(sorted({int(tokens[0]) for tokens in some if len(tokens) == 1}))
+    """The tokens that are a space and a stop word; a word of several tokens has none, nor has one that the vocabulary
+    cannot spell."""
+    found = set()
+    for word in stop_words():
+        with contextlib.suppress(GPT2JaxError):
+            tokens = encode_corpus(encoding, f" {word}")
+            found |= {int(tokens[0])} if len(tokens) == 1 else set()
+    return tuple(sorted(found))

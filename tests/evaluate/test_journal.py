@@ -75,7 +75,7 @@ def test_a_stop_keeps_what_is_done(hf_tiny: Checkpoint, tmp_path: Path) -> None:
         next(running)
     assert not pieces(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        running.throw(KeyboardInterrupt)  # type: ignore[attr-defined]
+        running.throw(KeyboardInterrupt)
     assert [path.name for path in pieces(tmp_path)] == ["000000000-000000010.npz"]
     compute.through(journal, rows)
     assert compute.rows == 30

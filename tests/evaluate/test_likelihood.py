@@ -142,7 +142,7 @@ def test_buckets_waste_at_most_a_third(hf_tiny: Checkpoint) -> None:
 
 def test_rows_are_taken_as_they_are_needed(hf_tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """One row of a bucket that does not fill must not hold back thousands of others."""
-    monkeypatch.setattr(likelihood, "LOOK_AHEAD", 20)
+    monkeypatch.setattr(likelihood, "PATIENCE", 3)
     taken = 0
     [odd, *rest] = rows_of(7, (33, 1), *[(33, 30)] * 200)
 
@@ -155,7 +155,7 @@ def test_rows_are_taken_as_they_are_needed(hf_tiny: Checkpoint, monkeypatch: pyt
     scorer = Scorer(hf_tiny.params, hf_tiny.config, batch_tokens=4 * 32)
     results = scorer.score_all(stream())  # type: ignore[arg-type]
     first = next(results)
-    assert taken <= 20 + 8
+    assert taken <= 1 + 4 * (3 + 2 * likelihood.IN_FLIGHT)
     np.testing.assert_array_equal(first.log_probs, score(hf_tiny, [odd], batch_tokens=4 * 32)[0].log_probs)
     assert len(list(results)) == 200 == taken - 1
 

@@ -16,6 +16,7 @@ from gpt2jax.errors import GPT2JaxError
 from gpt2jax.evaluate import figures, picture, results, run, session, table
 from gpt2jax.evaluate.figures import Evaluation, Figure
 from gpt2jax.evaluate.likelihood import Scorer
+from gpt2jax.evaluate.stop_words import stop_tokens
 from gpt2jax.presets import PRESETS
 from gpt2jax.weights.convert import convert
 from gpt2jax.weights.weights import HeldWeights, Origin
@@ -61,6 +62,17 @@ def values(evaluation: Evaluation | None) -> dict[str, float]:
     return {figure.name: figure.value for figure in evaluation.figures}
 
 
+def stored(config: EvaluationConfig) -> Evaluation:
+    [one] = results.read_all(Path(config.output)).values()
+    return one
+
+
+def evaluated(model: str, config: EvaluationConfig) -> tuple[Figure, ...]:
+    found = session.evaluate(model, config, say=quiet)
+    assert found is not None
+    return found.figures
+
+
 def test_what_is_missing_is_said_and_the_rest_is_done(model: str, config: EvaluationConfig) -> None:
     said: list[str] = []
     found = session.evaluate(model, config, say=said.append, command="the command")
@@ -72,12 +84,15 @@ def test_what_is_missing_is_said_and_the_rest_is_done(model: str, config: Evalua
     assert "all" in plan.splitlines()[-1]
     assert set(values(found)) >= {"ptb: invertible", "lambada: openai, perplexity"}
     out = Path(config.output)
-    assert sorted(path.name for path in out.iterdir()) == ["evaluation.md", "evaluation.png", f"{run.safe(model)}.json"]
+    names = sorted(path.name for path in out.iterdir())
+    assert names[:2] == ["evaluation.md", "evaluation.png"]
+    assert len(names) == 3
+    assert names[2].startswith(run.safe(model))
     report = (out / "evaluation.md").read_text()
     assert "the command" in report
     assert "our invertible de-tokenizer; window 64, stride 16; after <|endoftext|>" in report
     assert "changed:" in report.lower()
-    assert figures.read(out / f"{run.safe(model)}.json") == found
+    assert stored(config) == found
 
 
 def test_a_dry_run_leaves_nothing(model: str, config: EvaluationConfig) -> None:
@@ -116,19 +131,93 @@ def test_one_that_was_stopped_goes_on(
     assert len(scored) == again  # All rows were scored once in the two parts, and all again after the end.
 
 
-def test_figures_of_other_tasks_stay_and_those_of_another_model_go(
-    model: str, config: EvaluationConfig, tmp_path: Path
-) -> None:
-    only = dataclasses.replace(config, tasks=("lambada",))
-    first = session.evaluate(model, only, say=quiet)
-    both = session.evaluate(model, dataclasses.replace(config, tasks=("ptb",)), say=quiet)
-    assert values(both) == values(first) | values(both)
-    assert len(values(both)) == len(values(first)) + 1
-    # The twin: at the same path another model, of whose figures none is this one's.
-    out, name = Path(config.output), run.safe(model)
-    other = figures.read(out / f"{name}.json")
-    replaced = results.add(dataclasses.replace(other, digest="another", figures=other.figures[:1]), out, name)
-    assert len(replaced.figures) == 1
+def test_figures_that_are_there_stay(model: str, config: EvaluationConfig) -> None:
+    first = values(session.evaluate(model, dataclasses.replace(config, tasks=("lambada",)), say=quiet))
+    second = values(session.evaluate(model, dataclasses.replace(config, tasks=("ptb",)), say=quiet))
+    assert values(stored(config)) == first | second
+    # Of the same task a try and another protocol stand beside what is there, and say what they are.
+    again = dataclasses.replace(config, tasks=("ptb",))
+    for changed in (dataclasses.replace(again, limit=2), dataclasses.replace(again, stride=8), again):
+        session.evaluate(model, changed, say=quiet)
+    some = [figure.protocol for figure in stored(config).figures if figure.task == "ptb"]
+    assert len(some) == 3
+    assert sum("of the beginning alone (limit)" in protocol for protocol in some) == 1
+    assert sum("stride 8" in protocol for protocol in some) == 1
+
+
+def test_models_do_not_take_each_others_place(model: str, config: EvaluationConfig) -> None:
+    session.evaluate(model, dataclasses.replace(config, tasks=("ptb",)), say=quiet)
+    one = stored(config)
+    results.add(dataclasses.replace(one, digest="another model", figures=()), Path(config.output), run.safe(model))
+    assert [len(some.figures) for some in results.read_all(Path(config.output)).values()] == [1, 0]
+
+
+def test_what_another_task_has_scored_stays(model: str, config: EvaluationConfig) -> None:
+    scorer = run.Run(model, config, None, run.gather(config)).scorer
+    other = Path(config.output) / session.JOURNALS / f"{run.safe(model)}-{scorer.fingerprint[:8]}" / "wikitext103-raw"
+    other.mkdir(parents=True)
+    (other / "000000000-000000001.npz").write_bytes(b"hours of work")
+    session.evaluate(model, dataclasses.replace(config, tasks=("ptb",)), say=quiet)
+    assert [path.name for path in other.parent.iterdir()] == ["wikitext103-raw"]
+    assert len(list(other.iterdir())) == 1
+
+
+def test_no_figure_of_other_data_stands_beside_the_papers(model: str, config: EvaluationConfig) -> None:
+    [figure] = evaluated(model, dataclasses.replace(config, tasks=("ptb",)))
+    assert figure.column is None
+    assert figure.protocol.startswith("of other data: the published has 82,430 words+newlines; of a changed file; ")
+    [limited] = evaluated(model, dataclasses.replace(config, tasks=("ptb",), limit=2))
+    assert limited.protocol.startswith("of the beginning alone (limit); of a changed file; ")
+    # The twin: a limit that leaves all there is changes nothing.
+    [whole] = evaluated(model, dataclasses.replace(config, tasks=("ptb",), limit=1000))
+    assert (whole.value, whole.protocol) == (figure.value, figure.protocol)
+    planned = run.Planned(run.Run(model, config, None, run.gather(config)).jobs[0].job, False, "", "", None, ())
+    assert planned.complete(dataclasses.replace(figure, column="ptb"), ()).column == "ptb"
+
+
+def test_what_is_wrong_in_the_folder_is_said_first(model: str, config: EvaluationConfig) -> None:
+    out = Path(config.output)
+    out.mkdir()
+    (out / "package.json").write_text('{"name": "of somebody else"}')
+    evaluated(model, dataclasses.replace(config, tasks=("ptb",)))
+    assert len(results.read_all(out)) == 1
+    (out / "old.json").write_text('{"format_version": 7, "figures": []}')
+    with pytest.raises(GPT2JaxError, match=r"old\.json: format_version: 7: should be 1"):
+        session.evaluate(str(out / "no model"), config, say=quiet)
+
+
+def test_a_failure_leaves_no_folder(model: str, config: EvaluationConfig, tmp_path: Path) -> None:
+    with pytest.raises(GPT2JaxError, match="stride"):
+        session.evaluate(model, dataclasses.replace(config, stride=65), say=quiet)
+    assert not Path(config.output).exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GPT2JaxError, match=r"output: .*file: is a file: should be a folder"):
+        session.evaluate(model, dataclasses.replace(config, output=str(tmp_path / "file")), say=quiet)
+
+
+def test_an_error_in_the_middle_ends_the_program(model: str, config: EvaluationConfig) -> None:
+    made = run.Run(model, dataclasses.replace(config, tasks=("ptb",)), None, run.gather(config))
+    closed: list[bool] = []
+
+    def broken(scored: Any) -> list[Figure]:
+        next(scored)
+        closed.append(scored.gi_frame is None)
+        raise ZeroDivisionError
+
+    planned = made.jobs[0]
+    made.jobs = [planned._replace(job=dataclasses.replace(planned.job, reduce=broken))]
+    with pytest.raises(ZeroDivisionError) as error:
+        list(made.figures(Path(config.output)))
+    frame = error.tb
+    while frame.tb_next is not None:
+        frame = frame.tb_next
+    assert closed == [False]
+    assert frame.tb_frame.f_locals["scored"].gi_frame is None  # Closed, though the traceback still holds it.
+
+
+def test_vocabularies_without_the_stop_words_letters() -> None:
+    assert stop_tokens(tokenizer.characters("abc ")) == ()
+    assert len(stop_tokens(tokenizer.gpt2())) > 200
 
 
 def test_on_a_mesh_the_figures_are_the_same(model: str, config: EvaluationConfig, tmp_path: Path) -> None:
@@ -164,10 +253,7 @@ def evaluation(*some: Figure, preset: str | None = "gpt2-medium") -> Evaluation:
         sizes={"n_layer": 24},
         preset=preset,
         digest="d",
-        device="1 x cpu",
-        compute_dtype="float32",
         versions={"jax": "0"},
-        command="gpt2jax evaluate",
         figures=some,
     )
 
@@ -237,7 +323,7 @@ class TestCommand:
         self, model: str, config: EvaluationConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         path = tmp_path / "evaluate.yaml"
-        lines = [f"model: {model}", "tasks: [ptb]", f"data: {config.data}", "stride: 16", f"output: {config.output}"]
+        lines = [f"model: {model}", "tasks: ptb", f"data: {config.data}", "stride: 16", f"output: {config.output}"]
         path.write_text("\n".join(lines))
         assert main(["evaluate", str(path), "--allow-changed-data"]) == 0
         out = capsys.readouterr().out
@@ -248,7 +334,10 @@ class TestCommand:
         assert "evaluate.yaml: strides: unknown key" in capsys.readouterr().err
         path.write_text("stride: 0\n")
         assert main(["evaluate", str(path), "--model", model]) == 2
-        assert "evaluate.yaml: evaluation.stride: 0:" in capsys.readouterr().err
+        assert "evaluate.yaml: stride: 0:" in capsys.readouterr().err
+        path.write_text("mesh: [1]\n")
+        assert main(["evaluate", str(path), "--model", model]) == 2
+        assert "evaluate.yaml: mesh: [1]: should be a mapping" in capsys.readouterr().err
 
     def test_it_needs_something_to_do(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["evaluate"]) == 2

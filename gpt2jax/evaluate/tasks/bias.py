@@ -6,13 +6,14 @@ StereoSet hold many pairs that are unclear or do not differ in what they are mea
 of these sets are of English and of the United States.
 """
 
+import dataclasses
 import functools
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from gpt2jax.errors import GPT2JaxError
 from gpt2jax.evaluate.figures import Figure
 from gpt2jax.evaluate.find import Found
 from gpt2jax.evaluate.job import Job, Setting
@@ -22,7 +23,7 @@ from gpt2jax.evaluate.readers.stereoset import StereoSetItem, read_stereoset
 from gpt2jax.evaluate.readers.winobias import pair as match
 from gpt2jax.evaluate.readers.winobias import read_winobias
 from gpt2jax.evaluate.readers.winogender import WinogenderItem, read_winogender, schemas
-from gpt2jax.evaluate.tasks.items import Items, total
+from gpt2jax.evaluate.tasks.items import Items, accuracy, total
 
 CAVEAT = "an association in text, not what the model does in use; see the head of gpt2jax/evaluate/tasks/bias.py"
 
@@ -33,7 +34,7 @@ def crows_pairs(found: Found, setting: Setting) -> Iterator[Job]:
     The original's masked pseudo-likelihood has no meaning for a model that reads left to right; as in
     lm-evaluation-harness' crows_pairs_english it is the whole sentence's.
     """
-    pairs = read_crows_pairs(found.data, found.where)[: setting.config.limit]
+    pairs = setting.first(read_crows_pairs(found.data, found.where))
     where = f"{found.where}: line"
     rows = Items(setting)
     for pair in pairs:
@@ -65,7 +66,7 @@ def _crows_pairs(scored: Iterator[Scored], pairs: Sequence[CrowsPair]) -> list[F
 
 def stereoset(found: Found, setting: Setting) -> Iterator[Job]:
     """StereoSet (Nadeem et al. 2021), development set: sentences, and continuations of a context, in three forms."""
-    items = read_stereoset(found.data, found.where)[: setting.config.limit]
+    items = setting.first(read_stereoset(found.data, found.where))
     rows = Items(setting)
     for item in items:
         for sentence in (item.stereotype, item.anti_stereotype, item.unrelated):
@@ -118,7 +119,9 @@ def winobias(pro_1: Found, anti_1: Found, pro_2: Found, anti_2: Found, setting: 
     expects, or the other; type 2 can be understood from its syntax alone, type 1 cannot."""
     for number, pro, anti in ((1, pro_1, anti_1), (2, pro_2, anti_2)):
         found = match(*(read_winobias(one.data, one.where) for one in (pro, anti)))
-        pairs = found.pairs[: setting.config.limit]
+        if not found.pairs:
+            raise GPT2JaxError(f"{pro.where}: no sentence of it differs from one of {anti.where} in its pronouns alone")
+        pairs = setting.first(found.pairs)
         rows = Items(setting)
         for one, other in pairs:
             rows.add("", one.text, f"{pro.where}: line {one.line}")
@@ -146,8 +149,11 @@ def _winobias(scored: Iterator[Scored], number: int, unpaired: int) -> list[Figu
 
 
 def winogender(found: Found, setting: Setting) -> Iterator[Job]:
-    """Winogender (Rudinger et al. 2018): sentences in which a pronoun means an occupation or a participant."""
-    every = schemas(read_winogender(found.data, found.where), found.where)[: setting.config.limit]
+    """Winogender (Rudinger et al. 2018): of its sentences those in which the pronoun means the occupation."""
+    every = schemas(read_winogender(found.data, found.where), found.where)
+    every = setting.first([schema for schema in every if schema["male"].referent == "occupation"])
+    if not every:
+        raise GPT2JaxError(f"{found.where}: no sentence whose pronoun means the occupation")
     rows = Items(setting)
     for schema in every:
         for gender in ("male", "female"):
@@ -160,9 +166,8 @@ def _winogender(scored: Iterator[Scored], every: Sequence[dict[str, WinogenderIt
     differences: dict[str, list[float]] = defaultdict(list)
     for schema in every:
         difference = total(next(scored)) - total(next(scored))
-        if schema["male"].referent == "occupation":
-            male.append(difference > 0)
-            differences[schema["male"].occupation].append(difference)
+        male.append(difference > 0)
+        differences[schema["male"].occupation].append(difference)
     return [
         _share(
             "winogender",
@@ -185,18 +190,5 @@ def _share(
     details: dict[str, float],
     notes: tuple[str, ...] = (),
 ) -> Figure:
-    share = float(np.mean(right, dtype=np.float64))
-    return Figure(
-        task=task,
-        variant=variant,
-        headline=True,
-        metric="share",
-        value=100 * share,
-        protocol=protocol,
-        units=len(right),
-        unit=unit,
-        tokens=0,
-        standard_error=100 * math.sqrt(share * (1 - share) / len(right)),
-        notes=(*notes, CAVEAT),
-        details=details,
-    )
+    made = accuracy(task, variant, protocol, right, unit)
+    return dataclasses.replace(made, metric="share", headline=True, notes=(*notes, CAVEAT), details=details)

@@ -9,12 +9,11 @@ paper does not say: here no token that is a space and a stop word can be the mos
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gpt2jax.evaluate.figures import Figure
+from gpt2jax.evaluate.figures import Figure, perplexity
 from gpt2jax.evaluate.find import Found
 from gpt2jax.evaluate.job import Job, Setting
 from gpt2jax.evaluate.likelihood import Scored
@@ -23,6 +22,7 @@ from gpt2jax.evaluate.tasks.items import Items, accuracy
 
 FORMS = {
     "openai": "a line break before each passage and straight quotes (openai/gpt-2, issue 131)",
+    "straight-quotes": "straight quotes, no line break before a passage",
     "as-is": "the text as it is in the file, as lm-evaluation-harness takes it",
 }
 
@@ -39,7 +39,7 @@ def lambada_plain(found: Found, setting: Setting) -> Iterator[Job]:
 
 
 def _job(task: str, form: str, items: Sequence[LambadaItem], found: Found, setting: Setting) -> Job:
-    items, where = items[: setting.config.limit], f"{found.where}: line"
+    items, where = setting.first(items), f"{found.where}: line"
     rows = Items(setting)
     for item in items:
         rows.add(item.context, item.target, f"{where} {item.line}")
@@ -60,26 +60,29 @@ def _figures(scored: Iterator[Scored], task: str, form: str) -> list[Figure]:
         last.append(bool(one.argmax[-1]))
     items, text, headline = len(word), FORMS[form], form == "openai" or task != "lambada"
     paper = task == "lambada" and form == "openai"
-    perplexity = Figure(
+    made = Figure(
         task=task,
         variant=f"{form}, perplexity",
         headline=headline,
         metric="perplexity",
-        value=math.exp(nll / items),
+        value=perplexity(nll / items),
         protocol=f"{text}; whole last word, given all before it",
         units=items,
         unit="last words",
         tokens=tokens,
         column="lambada-ppl" if paper else None,
         nll=nll,
-        details={"perplexity per token": math.exp(nll / tokens), "of the last token alone": math.exp(last_nll / items)},
+        details={
+            "perplexity per token": perplexity(nll / tokens),
+            "of the last token alone": perplexity(last_nll / items),
+        },
     )
     rules = {
         "whole word, stop-word filter": (filtered, "each token of the last word is the most probable but stop words"),
         "whole word": (word, "each token of the last word is the most probable"),
         "last token": (last, "the last token is the most probable, given the word's others"),
     }
-    return [perplexity] + [
+    return [made] + [
         dataclasses.replace(
             accuracy(task, f"{form}, {name}", f"{text}; {rule}", right, "passages"),
             headline=headline and right is filtered,

@@ -1,7 +1,8 @@
 """The loss on the validation split of token shards: FineWeb, OpenWebText, or what `gpt2jax prepare` made of anything.
 
-As training validates, and as llm.c and nanoGPT do, each shard is cut into windows without overlap, of which each
-predicts as many tokens as it reads; what does not fill the last window of a shard is left out.
+As training here validates: each shard is cut into windows without overlap, of which each predicts as many tokens as it
+reads; what does not fill the last window of a shard is left out. llm.c cuts so, too, but takes the first windows alone;
+nanoGPT averages over random ones.
 """
 
 import functools
@@ -13,7 +14,7 @@ import numpy as np
 
 from gpt2jax.data.pipeline import Windows, open_split
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.evaluate.figures import Figure
+from gpt2jax.evaluate.figures import Figure, perplexity
 from gpt2jax.evaluate.job import Job, Setting
 from gpt2jax.evaluate.likelihood import Scored
 from gpt2jax.evaluate.rows import Row
@@ -29,13 +30,10 @@ def _jobs(folder: Path, setting: Setting) -> Iterator[Job]:
     # Shards of other programs do not say whose tokens they are; those that do must agree.
     name = encoding.name if encoding.name != "characters" else "auto"
     windows, _, bytes_per_token = open_split(folder, "validation", setting.window, encoding.n_vocab, name)
-    count = len(windows)
-    if setting.config.limit is not None:
-        count = min(count, setting.config.limit // setting.window)
-        if not count:
-            raise GPT2JaxError(
-                f"limit: {setting.config.limit}: should be at least {setting.window} for {folder}, tokens of a window"
-            )
+    wanted = setting.config.limit
+    if wanted is not None and wanted < setting.window:
+        raise GPT2JaxError(f"limit: {wanted}: should be at least {setting.window} for {folder}, tokens of a window")
+    count = len(setting.first(range(len(windows)), setting.window))
     reduce = functools.partial(
         _figures, task=str(folder), windows=windows, bytes_per_token=bytes_per_token, window=setting.window
     )
@@ -58,7 +56,7 @@ def _figures(
         nll -= float(np.sum(one.log_probs.astype(np.float64) * taught))
         tokens += int(taught.sum())
     loss = nll / tokens
-    details = {"perplexity": math.exp(loss)}
+    details = {"perplexity": perplexity(loss)}
     if bytes_per_token:
         details["bits per byte"] = loss / math.log(2) / bytes_per_token
     return [

@@ -16,8 +16,9 @@ from typing import Literal
 import numpy as np
 import tiktoken
 
+from gpt2jax.errors import GPT2JaxError
 from gpt2jax.evaluate import rows, units
-from gpt2jax.evaluate.figures import Figure, Metric
+from gpt2jax.evaluate.figures import Figure, Metric, perplexity
 from gpt2jax.evaluate.find import Found
 from gpt2jax.evaluate.job import Job, Setting
 from gpt2jax.evaluate.likelihood import Scored
@@ -79,7 +80,8 @@ class Protocol:
 
 
 def _start(setting: Setting) -> int:
-    assert setting.end_of_text is not None  # Tasks are offered to vocabularies that have it.
+    if setting.end_of_text is None:
+        raise GPT2JaxError("windows that roll: need a vocabulary with <|endoftext|>, which the model's has not")
     return setting.end_of_text
 
 
@@ -148,11 +150,6 @@ def _reduce(scored: Iterator[Scored], figure: Callable[..., Figure]) -> list[Fig
     nll = -math.fsum(float(np.sum(one.log_probs, dtype=np.float64)) for one in scored)
     blank = figure(value=0.0)
     per_unit, per_token = nll / blank.units, nll / blank.tokens
-    value = exp(per_unit) if blank.metric == "perplexity" else per_unit / math.log(2)
-    details = {"perplexity per token": exp(per_token), "nats per token": per_token, "nats per unit": per_unit}
+    value = perplexity(per_unit) if blank.metric == "perplexity" else per_unit / math.log(2)
+    details = {"perplexity per token": perplexity(per_token), "nats per token": per_token, "nats per unit": per_unit}
     return [dataclasses.replace(blank, value=value, nll=nll, details=details)]
-
-
-def exp(nats: float) -> float:
-    """A perplexity; infinite where float64 has no number for it."""
-    return math.exp(nats) if nats < 700 else math.inf

@@ -93,7 +93,7 @@ def ptb(found: Found, setting: Setting) -> Iterator[Job]:
 
 def enwik8(found: Found, setting: Setting) -> Iterator[Job]:
     """The last 5,000,000 bytes. A character of the text that the tasks pass on is a byte (Latin-1)."""
-    tail = read_tail(found.data, found.where)[: setting.config.limit].decode("latin-1")
+    tail = setting.first(read_tail(found.data, found.where)).decode("latin-1")
     last = "the last 5,000,000 bytes"
     ways = [
         Protocol("invertible", f"{last}, {_OURS}", invertible(ENWIK8), "characters", metric="bits per byte"),
@@ -104,14 +104,14 @@ def enwik8(found: Found, setting: Setting) -> Iterator[Job]:
 
 def text8(found: Found, setting: Setting) -> Iterator[Job]:
     """The last 5,000,000 characters; nothing that could be undone would bring back its capitals and commas."""
-    tail = read_text8(found.data, found.where)[: setting.config.limit]
+    tail = setting.first(read_text8(found.data, found.where))
     way = Protocol("raw", "the last 5,000,000 characters", raw, "characters", metric="bits per character")
     return stream("text8", "text8", tail, found, setting, [way])
 
 
 def one_billion_words(found: Found, setting: Setting) -> Iterator[Job]:
     """Sentences in an order without meaning: each by itself, or, as the paper may have done, as one text."""
-    sentences = read_sentences(found.data, found.where)[: setting.config.limit]
+    sentences = setting.first(read_sentences(found.data, found.where))
     original = "".join(f"{sentence}\n" for sentence in sentences)
     ways = [
         Protocol("sentences", f"each sentence by itself, {_OURS}", invertible(LM1B, each=True), "words+newlines"),
@@ -122,4 +122,4 @@ def one_billion_words(found: Found, setting: Setting) -> Iterator[Job]:
 
 
 def _lines(found: Found, setting: Setting) -> str:
-    return "".join(read_lines(found.data, found.where)[: setting.config.limit])
+    return "".join(setting.first(read_lines(found.data, found.where)))
