@@ -21,10 +21,15 @@ LAMBADA_PLAIN = b"`` where is it ? '' she asked , and opened the box\nhe had not
 CANDIDATES = ("apple", "basket", "bird", "door", "garden", "house", "morning", "river", "stone", "window")
 
 
-def cbt_block(query: str = "She opened the XXXXX and looked out .", answer: str = "window") -> str:
-    """A question of twenty-one lines."""
+def cbt_block(
+    query: str = "She opened the XXXXX and looked out .",
+    answer: str = "window",
+    candidates: tuple[str, ...] = CANDIDATES,
+) -> str:
+    """A question of twenty-one lines; as in some of the file's, places of ``candidates`` may be empty."""
     lines = [f"{number} `` This is sentence {number} , '' she said . " for number in range(1, 21)]
-    return "\n".join([*lines, f"21 {query}\t{answer}\t\t{'|'.join(CANDIDATES)}"]) + "\n\n"
+    places = "|".join([*candidates, *[""] * (10 - len(candidates))])
+    return "\n".join([*lines, f"21 {query}\t{answer}\t\t{places}"]) + "\n\n"
 
 
 CBT = (cbt_block() + cbt_block("The XXXXX flew away ; nobody saw the XXXXX again .", "bird")).encode()

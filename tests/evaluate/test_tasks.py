@@ -1,8 +1,9 @@
 """Every task against the same number computed the naive way: from its file, one token after the other, in float64."""
 
+import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,19 @@ import pytest
 from gpt2jax import parameters, tokenizer
 from gpt2jax.config import EvaluationConfig, ModelConfig
 from gpt2jax.data.prepare import prepare
+from gpt2jax.evaluate.catalog import dataset
 from gpt2jax.evaluate.detokenize.cbt import CBT
 from gpt2jax.evaluate.detokenize.enwik8 import ENWIK8
 from gpt2jax.evaluate.detokenize.lm1b import LM1B
+from gpt2jax.evaluate.detokenize.pair import Pair
 from gpt2jax.evaluate.detokenize.ptb import PTB
 from gpt2jax.evaluate.detokenize.wikitext import WIKITEXT
 from gpt2jax.evaluate.figures import Figure
+from gpt2jax.evaluate.find import Found
+from gpt2jax.evaluate.job import Setting
 from gpt2jax.evaluate.run import Run, gather
 from gpt2jax.evaluate.stop_words import stop_tokens, stop_words
+from gpt2jax.evaluate.tasks import cbt
 from gpt2jax.weights.convert import convert
 from gpt2jax.weights.weights import HeldWeights, Origin
 from tests.evaluate import naive, samples
@@ -97,6 +103,27 @@ def close(figure: Figure, wanted: float) -> bool:
     return figure.value == pytest.approx(wanted, rel=RELATIVE)
 
 
+def best(scores: Iterable[float]) -> int:
+    """Which is the highest, by more than rounding."""
+    found = np.array(list(scores))
+    second, first = np.sort(found)[-2:]
+    assert first - second > 10 * RELATIVE * abs(first)
+    return int(np.argmax(found))
+
+
+def told_apart(
+    picks: dict[str, list[int]], choices: int, *pairs: tuple[str, ...]
+) -> tuple[tuple[int, ...], dict[str, float]]:
+    """Answers, of so many choices for each question, by which no rule that picks them is right always or never, and
+    those of each of ``pairs``, or else all of them, differ in how often; and how often each is, in percent."""
+    for answers in itertools.product(range(choices), repeat=len(next(iter(picks.values())))):
+        shares = {rule: 100 * float(np.mean(np.equal(picked, answers))) for rule, picked in picks.items()}
+        differ = all(shares[one] != shares[other] for one, other in pairs or itertools.combinations(picks, 2))
+        if differ and all(0 < share < 100 for share in shares.values()):
+            return answers, shares
+    raise AssertionError(f"no answers tell these rules apart: {picks}")
+
+
 class TestLambada:
     TEXTS = (*samples.LAMBADA_TEXTS, "They walked down to the river and then over the bridge", "He went to see the the")
     FILE = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
@@ -141,32 +168,86 @@ class TestLambada:
 
 
 class TestCbt:
+    FILE = "cbtest_CN_valid_2000ex.txt"
+    CONTEXT = "".join(f'"This is sentence {number}," she said.\n' for number in range(1, 21))
+
     def test_every_rule(self, model: Naive, measure: Measure) -> None:
-        found = measure("cbt-cn", {"cbtest_CN_valid_2000ex.txt": samples.CBT})
-        context = "".join(f'"This is sentence {number}," she said.\n' for number in range(1, 21))
-        assert CBT.detokenize("`` This is sentence 1 , '' she said .") == '"This is sentence 1," she said.'
-        questions = {
-            "She opened the {} and looked out.": "window",
-            "The {} flew away; nobody saw the {} again.": "bird",
-        }
-        right: dict[str, list[bool]] = {"rest of the sentence": [], "choice alone": [], "per token": []}
-        for sentence, answer in questions.items():
-            before = encode(context + sentence.partition(" {}")[0])
-            scores: dict[str, list[float]] = {name: [] for name in right}
-            for word in samples.CANDIDATES:
-                tokens = encode(context + sentence.replace("{}", word))
-                scores["rest of the sentence"].append(model.sum(tokens, len(before)))
-                own = len(encode(f" {word}"))
-                dropped = max(0, len(tokens) - CONFIG.n_ctx - 1)
-                every = naive.log_probs(model.params, CONFIG, tokens[dropped:], len(before) - dropped)
-                scores["choice alone"].append(float(every[:own].sum()))
-                scores["per token"].append(float(every.mean()))
-            for name, values in scores.items():
-                right[name].append(samples.CANDIDATES[int(np.argmax(values))] == answer)
-        for name, some in right.items():
-            assert found[name].value == 100 * np.mean(some)
-            assert found[name].units == 2
+        words = ("apple", "hippopotamus", "door", "Rumpelstiltskin", "dragonfly", "river")
+        questions = [
+            # The query, its words, the sentence, and what all of its rows begin with.
+            ("The XXXXX ran .", words, "The {} ran.", "The"),
+            ("Some XXXXX flew in .", ("apple", "garden", "door", "bird"), "Some {} flew in.", "Some"),
+            ("A XXXXX or no XXXXX .", words, "A {} or no {}.", "A"),
+            ("She can XXXXX fly away .", ("not", "never", "be", "surely"), "She can {} fly away.", "She"),
+        ]
+        picks: dict[str, list[int]] = {"rest of the sentence": [], "choice alone": [], "per token": []}
+        for _, candidates, sentence, prefix in questions:
+            filled = [sentence.replace("{}", word).replace("can not", "cannot") for word in candidates]
+            rows = [encode(self.CONTEXT + text) for text in filled]
+            first = len(encode(self.CONTEXT + prefix))
+            dropped = max(map(len, rows)) - CONFIG.n_ctx - 1
+            scores = [naive.log_probs(model.params, CONFIG, row[dropped:], first - dropped) for row in rows]
+            ends = [text.index(word) + len(word) for text, word in zip(filled, candidates, strict=True)]
+            own = [len(encode(self.CONTEXT + text[:end])) - first for text, end in zip(filled, ends, strict=True)]
+            picks["rest of the sentence"].append(best(each.sum() for each in scores))
+            picks["choice alone"].append(best(each[:n].sum() for each, n in zip(scores, own, strict=True)))
+            picks["per token"].append(best(each.mean() for each in scores))
+        answers, shares = told_apart(picks, 4)
+        text = "".join(
+            samples.cbt_block(query, candidates[answer], candidates)
+            for (query, candidates, *_), answer in zip(questions, answers, strict=True)
+        )
+        found = measure("cbt-cn", {self.FILE: text.encode()})
+        for name, share in shares.items():
+            assert found[name].value == share
+            assert found[name].units == 4
             assert "20 of 20 contexts lost their beginning" in found[name].notes
+            assert (
+                "100.00 % of the words are in different sentences that the de-tokenizer gives back exactly; "
+                "of 40 different sentences 0 were kept as they are"
+            ) in found[name].notes
+
+    def rows(self, query: str, candidates: tuple[str, ...], window: int) -> list[tuple[str, str]]:
+        """What comes before the scored tokens of each candidate's row, and these."""
+        data = samples.cbt_block(query, candidates[0], candidates).encode()
+        found = Found(dataset("cbt-cn"), Path("cbt"), None, data, "", verified=True)
+        setting = Setting(EvaluationConfig(tasks=("cbt-cn",)), tokenizer.gpt2(), window, END)
+        [job] = cbt.cbt(found, setting)
+        decode = tokenizer.gpt2().decode
+        return [(decode(list(row.tokens[: row.first])), decode(list(row.tokens[row.first :]))) for row in job.rows()]
+
+    @pytest.mark.parametrize(
+        ("query", "scored", "prefix"),
+        [
+            ("The XXXXX ran .", {"fox": " fox ran.", "Rumpelstiltskin": " Rumpelstiltskin ran."}, "The"),
+            # Joined to the word before, with which it is one token.
+            ("She can XXXXX go .", {"never": " can never go.", "not": " cannot go."}, "She"),
+            ("The king XXXXX it .", {"'s": "'s it.", "saw": " saw it."}, "The king"),
+            # A clitic that nothing can be joined to, beside which the quote stays as the file spells it.
+            ("`` XXXXX so , '' he said .", {"It": '"It so," he said.', "'s": "``  's so,\" he said."}, ""),
+            # Only these two are joined to the quote, as one token.
+            ("`` XXXXX so , '' he said .", {"...": '"... so," he said.', "It": '"It so," he said.'}, ""),
+        ],
+    )
+    def test_candidates_of_a_question_follow_the_same_tokens(
+        self, query: str, scored: dict[str, str], prefix: str
+    ) -> None:
+        assert self.rows(query, tuple(scored), 1024) == [(self.CONTEXT + prefix, text) for text in scored.values()]
+        # Where not all of them fit, as many tokens are dropped of each as the longest has no room for.
+        befores, afters = zip(*self.rows(query, tuple(scored), 40), strict=True)
+        assert len(set(befores)) == 1
+        assert (self.CONTEXT + prefix).endswith(befores[0])
+        assert len(encode(befores[0])) + max(len(encode(after)) for after in afters) == 41
+        assert list(afters) == list(scored.values())
+
+    def test_a_sentence_that_does_not_come_back_is_read_as_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def without_commas(line: str) -> str:
+            return CBT.detokenize(line).replace(",", "")
+
+        monkeypatch.setattr(cbt, "CBT", Pair("lossy", without_commas, CBT.retokenize))
+        before, after = self.rows("The XXXXX ran .", ("fox", "dog"), 1024)[0]
+        assert before == "".join(f"`` This is sentence {number} , '' she said .\n" for number in range(1, 21)) + "The"
+        assert after == " fox ran."
 
 
 class TestStreams:
