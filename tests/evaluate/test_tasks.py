@@ -325,24 +325,63 @@ class TestStreams:
 
 
 def test_hellaswag(model: Naive, measure: Measure) -> None:
-    found = measure("hellaswag", {"hellaswag_val.jsonl": samples.HELLASWAG})
-    answers, plain, mean = [3, 0], [], []
-    for row, answer in zip(samples.HELLASWAG_ROWS, answers, strict=True):
-        before = encode(str(row["ctx"]))
-        endings: Any = row["endings"]
-        rows = [encode(f" {ending}") for ending in endings]
-        sums = np.array([model.sum(before + ending, len(before)) for ending in rows])
-        plain.append(int(sums.argmax()) == answer)
-        mean.append(int((sums / [len(ending) for ending in rows]).argmax()) == answer)
-    assert found["completion, sum"].value == 100 * np.mean(plain)
-    assert found["completion, per token"].value == 100 * np.mean(mean)
-    first: Any = samples.HELLASWAG_ROWS[0]
-    text = "Roof shingle removal: A man is sitting on a roof. He"
-    sums = np.array([model.sum(encode(f"{text} {ending}"), len(encode(text))) for ending in first["endings"]])
-    per = sums / [len(ending) for ending in first["endings"]]
-    limited = measure("hellaswag", {"hellaswag_val.jsonl": samples.HELLASWAG}, limit=1)
-    assert limited["lm-eval, sum"].value == 100 * (sums.argmax() == 3)
-    assert limited["lm-eval, per character"].value == 100 * (per.argmax() == 3)
+    # The activity, the context's two parts, the endings; the context as lm-evaluation-harness cleans it.
+    questions = [
+        (
+            ("Roof shingle removal", "A man is sitting on a roof.", "he"),
+            ("sings.", "falls asleep on the roof.", "paints a wall.", "starts pulling up shingles."),
+            "Roof shingle removal: A man is sitting on a roof. He",
+        ),
+        (
+            ("Garden", "[header] How to water plants [title] Choose a can. [step]", ""),
+            ("Understanding", "Sell the can to a hippopotamus.", "Understand international developments.", "Rinse it."),
+            "Garden: How to water plants. Choose a can. ",
+        ),
+        (
+            ("Home", "[header] How to sleep [title] Go to bed. [step]", ""),
+            ("Lie down on the pillow.", "Everything", "Straightforward temperature measurements.", "Switch it off."),
+            "Home: How to sleep. Go to bed. ",
+        ),
+        (
+            ("Soup", "[header] How to cook [title] Peel. [step]", ""),
+            ("Temperature", "Run to Timbuktu.", "Consider Mediterranean combinations carefully.", "Eat all of it."),
+            "Soup: How to cook. Peel. ",
+        ),
+    ]
+    names = ("completion, per token", "completion, sum", "lm-eval, per character", "lm-eval, sum")
+    wrong = ("lm-eval, per token", "lm-eval, the space not scored")
+    picks: dict[str, list[int]] = {name: [] for name in (*names, *wrong)}
+    for (_, first, second), endings, cleaned in questions:
+        context = encode(f"{first} {second}".rstrip())
+        apart = [encode(f" {ending}") for ending in endings]
+        sums = [model.sum(context + ending, len(context)) for ending in apart]
+        picks["completion, sum"].append(best(sums))
+        picks["completion, per token"].append(best(s / len(ending) for s, ending in zip(sums, apart, strict=True)))
+        whole = [encode(f"{cleaned} {ending}") for ending in endings]
+        start = len(encode(cleaned.rstrip()))
+        each = [naive.log_probs(model.params, CONFIG, row, start) for row in whole]
+        space = len(encode(cleaned)) - start
+        assert space == int(cleaned.endswith(" "))
+        lengths = list(map(len, endings))
+        picks["lm-eval, sum"].append(best(some.sum() for some in each))
+        picks["lm-eval, per token"].append(best(some.mean() for some in each))
+        for name, scored in (("per character", each), ("the space not scored", [some[space:] for some in each])):
+            picks[f"lm-eval, {name}"].append(best(s.sum() / n for s, n in zip(scored, lengths, strict=True)))
+    pairs = [names[:2], names[2:], ("completion, per token", "lm-eval, per character")]
+    answers, shares = told_apart(picks, 4, *pairs, *[("lm-eval, per character", name) for name in wrong])
+    lines = [
+        {
+            "activity_label": activity,
+            "ctx_a": first,
+            "ctx_b": second,
+            "ctx": f"{first} {second}".rstrip(),
+            "label": answer,
+            "endings": endings,
+        }
+        for ((activity, first, second), endings, _), answer in zip(questions, answers, strict=True)
+    ]
+    found = measure("hellaswag", {"hellaswag_val.jsonl": "".join(json.dumps(line) + "\n" for line in lines).encode()})
+    assert {name: figure.value for name, figure in found.items()} == {name: shares[name] for name in names}
 
 
 class TestBias:
