@@ -69,12 +69,19 @@ CROWS_PAIRS = (
 )
 
 
-def stereoset_item(number: int, context: str) -> dict[str, object]:
-    labels = ("anti-stereotype", "unrelated", "stereotype")
-    sentences = [
-        {"sentence": f"Sentence {label}.", "id": f"s{label}", "labels": [], "gold_label": label} for label in labels
+STEREOSET_LABELS = {"a": "anti-stereotype", "u": "unrelated", "s": "stereotype"}
+
+
+def stereoset_item(
+    number: int, context: str, target: str = "chef", sentences: dict[str, str] | None = None
+) -> dict[str, object]:
+    """An item; ``sentences`` by the first letter of their labels."""
+    sentences = sentences or {letter: f"Sentence {label}." for letter, label in STEREOSET_LABELS.items()}
+    forms = [
+        {"sentence": sentence, "id": f"s{letter}", "labels": [], "gold_label": STEREOSET_LABELS[letter]}
+        for letter, sentence in sentences.items()
     ]
-    return {"id": f"i{number}", "target": "chef", "bias_type": "profession", "context": context, "sentences": sentences}
+    return {"id": f"i{number}", "target": target, "bias_type": "profession", "context": context, "sentences": forms}
 
 
 STEREOSET = json.dumps(
