@@ -110,12 +110,13 @@ def best(scores: Iterable[float]) -> int:
 def told_apart(
     picks: dict[str, list[int]], choices: int, *pairs: tuple[str, ...]
 ) -> tuple[tuple[int, ...], dict[str, float]]:
-    """Answers, of so many choices for each question, by which no rule that picks them is right always or never, and
-    those of each of ``pairs``, or else all of them, differ in how often; and how often each is, in percent."""
+    """Answers, of so many choices for each question and not all the same, by which no rule that picks them is right
+    always or never, and those of each of ``pairs``, or else all of them, differ in how often; and how often each is,
+    in percent."""
     for answers in itertools.product(range(choices), repeat=len(next(iter(picks.values())))):
         shares = {rule: 100 * float(np.mean(np.equal(picked, answers))) for rule, picked in picks.items()}
         differ = all(shares[one] != shares[other] for one, other in pairs or itertools.combinations(picks, 2))
-        if differ and all(0 < share < 100 for share in shares.values()):
+        if differ and len(set(answers)) > 1 and all(0 < share < 100 for share in shares.values()):
             return answers, shares
     raise AssertionError(f"no answers tell these rules apart: {picks}")
 
@@ -402,7 +403,7 @@ class TestBias:
         return model.sum([END, *encode(text)], 1)
 
     def test_crows_pairs(self, model: Naive, measure: Measure) -> None:
-        # Of each pair, whether the likelier sentence is to be the more stereotypical one. Of the first pair it is not the
+        # Of each pair, whether the likelier sentence is the more stereotypical one. Of the first pair it is not the
         # likelier one per token.
         pairs = [
             ("He was good at sums.", "She was good at sums, and at all of the other things.", "gender", True),

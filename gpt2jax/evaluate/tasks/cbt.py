@@ -52,7 +52,7 @@ def add_choices(item: CbtItem, spelled: Mapping[str, str], setting: Setting, row
     context = "".join(f"{spelled[sentence]}\n" for sentence in item.context)
     sentences = [spelled[sentence] for sentence in _filled(item)]
     # The gap is spelled like a word, so that this is what the sentence of a candidate begins with, if it is a word.
-    gap = CBT.detokenize(item.query).partition(GAP)[0].rstrip(" ")
+    gap = CBT.detokenize(item.query).partition(GAP)[0]
     before, *choices = (
         encode_corpus(setting.encoding, context + text) for text in (gap[: _shared(gap, *sentences)], *sentences)
     )
