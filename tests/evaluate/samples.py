@@ -21,10 +21,15 @@ LAMBADA_PLAIN = b"`` where is it ? '' she asked , and opened the box\nhe had not
 CANDIDATES = ("apple", "basket", "bird", "door", "garden", "house", "morning", "river", "stone", "window")
 
 
-def cbt_block(query: str = "She opened the XXXXX and looked out .", answer: str = "window") -> str:
-    """A question of twenty-one lines."""
+def cbt_block(
+    query: str = "She opened the XXXXX and looked out .",
+    answer: str = "window",
+    candidates: tuple[str, ...] = CANDIDATES,
+) -> str:
+    """A question of twenty-one lines; as in some of the file's, places of ``candidates`` may be empty."""
     lines = [f"{number} `` This is sentence {number} , '' she said . " for number in range(1, 21)]
-    return "\n".join([*lines, f"21 {query}\t{answer}\t\t{'|'.join(CANDIDATES)}"]) + "\n\n"
+    places = "|".join([*candidates, *[""] * (10 - len(candidates))])
+    return "\n".join([*lines, f"21 {query}\t{answer}\t\t{places}"]) + "\n\n"
 
 
 CBT = (cbt_block() + cbt_block("The XXXXX flew away ; nobody saw the XXXXX again .", "bird")).encode()
@@ -64,12 +69,19 @@ CROWS_PAIRS = (
 )
 
 
-def stereoset_item(number: int, context: str) -> dict[str, object]:
-    labels = ("anti-stereotype", "unrelated", "stereotype")
-    sentences = [
-        {"sentence": f"Sentence {label}.", "id": f"s{label}", "labels": [], "gold_label": label} for label in labels
+STEREOSET_LABELS = {"a": "anti-stereotype", "u": "unrelated", "s": "stereotype"}
+
+
+def stereoset_item(
+    number: int, context: str, target: str = "chef", sentences: dict[str, str] | None = None
+) -> dict[str, object]:
+    """An item; ``sentences`` by the first letter of their labels."""
+    sentences = sentences or {letter: f"Sentence {label}." for letter, label in STEREOSET_LABELS.items()}
+    forms = [
+        {"sentence": sentence, "id": f"s{letter}", "labels": [], "gold_label": STEREOSET_LABELS[letter]}
+        for letter, sentence in sentences.items()
     ]
-    return {"id": f"i{number}", "target": "chef", "bias_type": "profession", "context": context, "sentences": sentences}
+    return {"id": f"i{number}", "target": target, "bias_type": "profession", "context": context, "sentences": forms}
 
 
 STEREOSET = json.dumps(

@@ -60,6 +60,13 @@ class Detokenized:
         """The share of words in lines that round-trip; 1 for a file without words."""
         return self.words_covered / self.words if self.words else 1.0
 
+    def described(self, lines: str = "lines") -> str:
+        """The coverage, in words that stand beside a figure; ``lines`` is what they are called."""
+        return (
+            f"{100 * self.coverage:.2f} % of the words are in {lines} that the de-tokenizer gives back exactly; "
+            f"of {len(self.lines):,} {lines} {self.kept:,} were kept as they are"
+        )
+
     def original(self) -> list[str]:
         """The file's lines again, from ``lines`` and the knowledge which of them are ``as_is``."""
         return [line if line in self.as_is else self.detokenizer.retokenize(line) for line in self.lines]

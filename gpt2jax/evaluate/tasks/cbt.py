@@ -2,16 +2,19 @@
 
 "We compute the probability of each choice and the rest of the sentence conditioned on this choice" (Radford et al.
 2019, section 3.2), and take the most probable. The choice is put into the sentence before that is de-tokenized, so
-that the spaces around it are right. Where the twenty sentences do not fit in, their beginning is dropped.
+that the spaces around it are right. Where the twenty sentences do not fit in, their beginning is dropped, for all ten
+choices the same part of it.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from gpt2jax.evaluate.detokenize.cbt import CBT
+from gpt2jax.evaluate.detokenize.pair import detokenized
 from gpt2jax.evaluate.figures import Figure
 from gpt2jax.evaluate.find import Found
 from gpt2jax.evaluate.job import Job, Setting
@@ -25,38 +28,52 @@ def cbt(found: Found, setting: Setting) -> Iterator[Job]:
     """One job for all that is made of the same scores; its first figure stands beside the paper's."""
     name = found.dataset.name
     items = read_cbt(found.data, found.where)[: setting.config.limit]
+    sentences = list(dict.fromkeys(sentence for item in items for sentence in (*item.context, *_filled(item))))
+    natural = detokenized(sentences, CBT)
+    spelled = dict(zip(sentences, natural.lines, strict=True))
     rows = Items(setting)
-    own = [add_choices(item, setting, rows, f"{found.where}: line {item.line}") for item in items]
+    own = [add_choices(item, spelled, setting, rows, f"{found.where}: line {item.line}") for item in items]
     reduce = functools.partial(_figures, task=name, columns=found.dataset.columns, items=items, own=own)
-    yield rows.job(name, reduce, found)
+    yield rows.job(name, reduce, found, (natural.described("different sentences"),))
 
 
-def add_choices(item: CbtItem, setting: Setting, rows: Items, where: str) -> list[int]:
-    """Add a row for each candidate, de-tokenized, in which it and the rest of the sentence are scored.
+def add_choices(item: CbtItem, spelled: Mapping[str, str], setting: Setting, rows: Items, where: str) -> list[int]:
+    """Add a row for each candidate, in which it and the rest of the sentence are scored.
+
+    All are scored after the same tokens: those that all ten rows have before the gap. Where a candidate is joined to
+    the word before it (``can`` and ``not``), or changes how that is spelled, all ten rows pay for that word.
+
+    Args:
+        spelled: the natural text of each sentence of the item, filled ones among them.
 
     Returns:
-        How many of them are the candidate's.
+        How many of each row's scored tokens are not the rest of the sentence.
     """
-    context = "".join(f"{CBT.detokenize(sentence)}\n" for sentence in item.context)
-    # The gap is spelled like a word, so that this is what every candidate's sentence begins with.
+    context = "".join(f"{spelled[sentence]}\n" for sentence in item.context)
+    sentences = [spelled[sentence] for sentence in _filled(item)]
+    # The gap is spelled like a word, so that this is what the sentence of a candidate begins with, if it is a word.
     gap = CBT.detokenize(item.query).partition(GAP)[0]
+    before, *choices = (
+        encode_corpus(setting.encoding, context + text) for text in (gap[: _shared(gap, *sentences)], *sentences)
+    )
+    first, longest = _shared(before, *choices), max(map(len, choices))
     own = []
-    for candidate in item.candidates:
-        sentence = CBT.detokenize(item.query.replace(GAP, candidate))
-        # A candidate that is no word, a clitic say, may be joined to the word before.
-        start = _shared(gap.rstrip(" "), sentence)
-        before, after = context + sentence[:start], sentence[start:]
-        row = rows.add(before, after, where)
-        stop = max(after.find(candidate), 0) + len(candidate)
-        read = [len(encode_corpus(setting.encoding, text)) for text in (before, before + after[:stop])]
-        own.append(min(max(read[1] - read[0], 1), len(row.tokens) - row.first))
+    for candidate, sentence, tokens in zip(item.candidates, sentences, choices, strict=True):
+        row = rows.add_tokens(tokens, first, where, longest)
+        stop = max(sentence.find(candidate, _shared(gap, sentence)), 0) + len(candidate)
+        read = len(encode_corpus(setting.encoding, context + sentence[:stop])) - first
+        own.append(min(max(read, 1), len(row.tokens) - row.first))
     return own
 
 
-def _shared(first: str, second: str) -> int:
-    """Characters that both begin with."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))
+def _filled(item: CbtItem) -> list[str]:
+    """The query with each of the candidates in its gaps, as the file would have it."""
+    return ["".join(item.fill(candidate)) for candidate in item.candidates]
+
+
+def _shared(*some: Iterable[Hashable]) -> int:
+    """Characters or tokens that all begin with."""
+    return sum(1 for _ in itertools.takewhile(lambda each: len(set(each)) == 1, zip(*some, strict=False)))
 
 
 def _figures(

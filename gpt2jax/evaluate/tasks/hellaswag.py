@@ -32,7 +32,9 @@ def hellaswag(found: Found, setting: Setting) -> Iterator[Job]:
                     apart = [encode_corpus(setting.encoding, text) for text in (item.context, f" {ending}")]
                     rows.add_tokens(np.concatenate(apart), len(apart[0]), where)
                 else:
-                    rows.add(item.context, f" {ending}", where)
+                    # Where a bracket was taken out at its end, the context ends with a space, which the harness scores.
+                    context = item.context.rstrip()
+                    rows.add(context, f"{item.context.removeprefix(context)} {ending}", where)
         reduce = functools.partial(_figures, convention=convention, items=items)
         yield rows.job(f"hellaswag/{convention}", reduce, found)
 

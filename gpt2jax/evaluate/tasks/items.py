@@ -23,8 +23,9 @@ class Items:
         self._setting, self._cut = setting, 0
 
     def add(self, context: str, target: str, where: str) -> Row:
-        """``target`` after ``context``, parted where the tokens of ``context`` alone end, as by lm-evaluation-harness.
+        """``target`` after ``context``, parted where the tokens of ``context`` alone end.
 
+        So does lm-evaluation-harness, but for white space that ``context`` ends with: there it belongs to the target.
         An empty context is ``<|endoftext|>``. A context that does not fit loses its beginning.
 
         Raises:
@@ -33,21 +34,34 @@ class Items:
         whole = encode_corpus(self._setting.encoding, context + target)
         return self.add_tokens(whole, len(encode_corpus(self._setting.encoding, context)), where)
 
-    def add_tokens(self, tokens: np.ndarray, first: int, where: str) -> Row:
-        """Tokens of which those from ``first`` on are scored; otherwise as :meth:`add`."""
+    def add_tokens(self, tokens: np.ndarray, first: int, where: str, longest: int = 0) -> Row:
+        """Tokens of which those from ``first`` on are scored; otherwise as :meth:`add`.
+
+        Args:
+            longest: tokens of the longest of several rows that are to keep the same context: none keeps more of it
+                than that one has room for.
+        """
         end, window = self._setting.end_of_text, self._setting.window
+        lost = max(0, min(max(longest, len(tokens)) - window - 1, first - 1))
         try:
-            row = pair(tokens[:first], tokens[first:], window, None if first else end)
+            row = pair(tokens[lost:first], tokens[first:], window, None if first else end)
         except GPT2JaxError as error:
             raise GPT2JaxError(f"{where}: {error}") from None
-        self._cut += len(tokens) > window + 1
+        self._cut += lost > 0
         self.rows.append(row)
         return row
 
-    def job(self, name: str, reduce: Callable[[Iterator[Scored]], list[Figure]], found: Found | None) -> Job:
-        """The job of all that was added; its figures say how many contexts were cut."""
+    def job(
+        self,
+        name: str,
+        reduce: Callable[[Iterator[Scored]], list[Figure]],
+        found: Found | None,
+        notes: tuple[str, ...] = (),
+    ) -> Job:
+        """The job of all that was added; its figures have ``notes``, and say how many contexts were cut."""
         forward = sum(len(row.tokens) - 1 for row in self.rows)
-        notes = (f"{self._cut:,} of {len(self.rows):,} contexts lost their beginning",) if self._cut else ()
+        if self._cut:
+            notes = (*notes, f"{self._cut:,} of {len(self.rows):,} contexts lost their beginning")
 
         def noted(scored: Iterator[Scored]) -> list[Figure]:
             return [dataclasses.replace(figure, notes=(*figure.notes, *notes)) for figure in reduce(scored)]
