@@ -27,7 +27,7 @@ from gpt2jax.tokenizer import encode_corpus
 def cbt(found: Found, setting: Setting) -> Iterator[Job]:
     """One job for all that is made of the same scores; its first figure stands beside the paper's."""
     name = found.dataset.name
-    items = read_cbt(found.data, found.where)[: setting.config.limit]
+    items = setting.first(read_cbt(found.data, found.where))
     sentences = list(dict.fromkeys(sentence for item in items for sentence in (*item.context, *_filled(item))))
     natural = detokenized(sentences, CBT)
     spelled = dict(zip(sentences, natural.lines, strict=True))

@@ -21,9 +21,9 @@ from gpt2jax.tokenizer import encode_corpus
 
 
 def hellaswag(found: Found, setting: Setting) -> Iterator[Job]:
-    """Completion style, and with all variants the harness'."""
-    for convention in CONVENTIONS if setting.config.variants == "all" else ("completion",):
-        items = read_hellaswag(found.data, found.where, convention)[: setting.config.limit]
+    """Both conventions."""
+    for convention in CONVENTIONS:
+        items = setting.first(read_hellaswag(found.data, found.where, convention))
         rows = Items(setting)
         for item in items:
             for ending in item.endings:
@@ -53,7 +53,7 @@ def _figures(scored: Iterator[Scored], convention: str, items: Sequence[HellaSwa
     return [
         dataclasses.replace(
             accuracy("hellaswag", f"{convention}, {name}", f"the ending with the highest {rule}", right, "questions"),
-            headline=right is normalised and convention == "completion",
+            headline=right is normalised,
         )
         for name, (right, rule) in rules.items()
     ]

@@ -30,13 +30,11 @@ def invertible(detokenizer: Detokenizer, each: bool = False) -> Callable[[str], 
     def text(original: str) -> Text:
         # What follows the last newline is no line of the file.
         found = detokenized(original.removesuffix("\n").split("\n"), detokenizer)
-        note = f"{100 * found.coverage:.2f} % of the words are in lines that the de-tokenizer gives back exactly"
-        note += f"; of {len(found.lines):,} lines {found.kept:,} were kept as they are"
         ends = ["\n"] * len(found.lines)
         if not original.endswith("\n"):
             ends[-1] = ""
         lines = [line + end for line, end in zip(found.lines, ends, strict=True)]
-        return Text(lines if each else ["".join(lines)], (note,))
+        return Text(lines if each else ["".join(lines)], (found.described(),))
 
     return text
 
