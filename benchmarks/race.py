@@ -51,7 +51,7 @@ WARMUP = 50
 # et al. 2023, section 5), the others' are the defaults.
 OPTIMIZERS: dict[str, tuple[list[float], dict[str, float]]] = {
     "adamw": ([1e-3, 2e-3, 4e-3], {}),
-    "muon": ([1e-3, 2e-3, 4e-3], {}),
+    "muon": ([4e-3, 8e-3, 16e-3], {}),
     "lion": ([2e-4, 4e-4, 8e-4], {"beta2": 0.99, "weight_decay": 0.5}),
 }
 SCHEDULES = ("linear", "wsd", "constant")
@@ -117,6 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     parser.add_argument("--text", action="append", required=True, metavar="NAME=FILE [OPTION ...]", help="of `prepare`")
+    parser.add_argument("--schedules", nargs="*", choices=SCHEDULES, default=SCHEDULES, help="that race beside cosine")
     given = parser.parse_args()
     race = Race(given.output, dict(text.split("=", 1) for text in given.text))
 
@@ -124,10 +125,10 @@ def main() -> None:
     for optimizer in OPTIMIZERS:
         rates[optimizer], tried = race.best_rate(optimizer)
         print(f"{optimizer}: {json.dumps({f'{rate:g}': round(loss, 4) for rate, loss in sorted(tried.items())})}")
-    racers = [(name, "cosine") for name in OPTIMIZERS] + [("adamw", schedule) for schedule in SCHEDULES]
+    racers = [(name, "cosine") for name in OPTIMIZERS] + [("adamw", schedule) for schedule in given.schedules]
     results: dict[str, dict[str, list[list[Row]]]] = {text: {} for text in race.texts}
-    for text in race.texts:
-        for optimizer, schedule in racers:
+    for optimizer, schedule in racers:
+        for text in race.texts:
             results[text][f"{optimizer}, {schedule}"] = [
                 race.run(text, optimizer, rates[optimizer], seed, schedule) for seed in SEEDS
             ]
