@@ -27,7 +27,6 @@ os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 import numpy as np
 import yaml
 
-from gpt2jax import runtime
 from gpt2jax.config import EvaluationConfig, SamplingConfig
 from gpt2jax.evaluate.detokenize.published import megatron_rules
 from gpt2jax.evaluate.lm_eval import register
@@ -132,13 +131,15 @@ def main() -> None:
         f"| {name} | {one:.6f} | {other:.6f} | {abs(other - one) / max(abs(one), 1e-9):.1e} |"
         for name, one, other in table
     ]
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "tiktoken", "lm-eval")}
     RESULTS.write_text(
         f"""# lm-evaluation-harness over our model
 
 `python benchmarks/harness.py MODEL DATA` on {platform.machine()}, {os.cpu_count()} cores, {time.strftime("%Y-%m-%d")};
-{", ".join(f"{name} {version}" for name, version in runtime.versions().items() if name in ("jax", "tiktoken"))}, lm-eval
-{importlib.metadata.version("lm-eval")}. MODEL: {describe(run)}. The tasks are local ones with the
-settings of lambada_openai and wikitext.
+{", ".join(f"{name} {version}" for name, version in versions.items())}.
+MODEL: {describe(run)}.
+The tasks are local ones with the settings of lambada_openai and wikitext. Both sides score with our engine, so this is
+about protocols: which text, which tokens, which windows, which words count.
 
 | | the harness | `gpt2jax evaluate` | relative difference |
 |---|---|---|---|

@@ -4,8 +4,8 @@
 
 MODEL is any small GPT-2 with GPT-2's vocabulary and a context of 256; DATA holds lambada_test.jsonl and
 wikitext2.test.tokens. Prints a row for each protocol: the figure of `gpt2jax evaluate`, the naive one (every token's
-context read anew, NumPy in float64), and their relative difference. Not a test: it takes minutes. What it printed is in
-benchmarks/results/naive.md.
+context read anew, NumPy in float64), and their relative difference. Not a test: it takes half an
+hour.
 """
 
 import json
