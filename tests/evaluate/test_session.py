@@ -123,7 +123,8 @@ def test_one_that_was_stopped_goes_on(
         session.evaluate(model, config, say=quiet)
     assert (Path(config.output) / session.JOURNALS).is_dir()
     stop = 0
-    assert values(session.evaluate(model, config, say=quiet)) == whole
+    # To float rounding, which is another in batches of other rows: the second part begins in the middle of one.
+    assert values(session.evaluate(model, config, say=quiet)) == pytest.approx(whole, rel=1e-6)
     again = len(scored)
     assert not (Path(config.output) / session.JOURNALS).exists()
     scored.clear()
