@@ -4,6 +4,8 @@ In that layout each head's products are plain matrix products over contiguous me
 ([B, T, H, K]) they run at less than half the speed on CPU.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -15,7 +17,8 @@ from gpt2jax.partition import Partition
 # Queries are cut into blocks of this many positions, each against only the keys it may see: at 4 blocks
 # that skips three eighths of the work, with more of them close to half.
 QUERY_BLOCK = 128
-
+# Scores of one such block, of all rows and heads, up to which a CPU's caches keep them between the two products.
+CACHED_SCORES = 2**20
 
 # The dtype that the hardware multiplies natively.
 NATIVE = {"cpu": "float32", "gpu": "bfloat16", "tpu": "bfloat16"}
@@ -64,15 +67,22 @@ def describe_attention(config: ModelConfig, place: Partition) -> str:
     return f"{name} ({note})" if note else name
 
 
-def kernel_here(
-    config: ModelConfig, length: int, dtype: jnp.dtype, partition: Partition | None, *, dropout: bool
-) -> str:
-    """The kernel that :func:`choose` names for the devices of ``partition``, or jax's own without one; ``auto`` then
-    leaves splash alone, which must know where its arrays lie."""
+def kernel_here(config: ModelConfig, x_BTD: jax.Array, partition: Partition | None, *, dropout: bool) -> str:
+    """The kernel that :func:`choose` names for ``x_BTD`` on the devices of ``partition``, or on jax's own without one.
+
+    ``auto`` leaves splash alone without a partition, as it must know where its arrays lie, and takes ``heads``
+    (:func:`head_by_head`) for ``xla`` on one CPU whose caches the scores overflow.
+    """
     platform = partition.mesh.devices.flat[0].platform if partition else jax.default_backend()
     if partition is None and config.attention == "auto" and platform == "tpu":
         return "xla"
-    return choose(config, length, dtype, platform, dropout)[0]
+    rows, length, _ = x_BTD.shape
+    name, _ = choose(config, length, x_BTD.dtype, platform, dropout)
+    scores = rows * config.n_head * length * min(length, QUERY_BLOCK)
+    one = platform == "cpu" and (partition is None or partition.mesh.size == 1)
+    if name == "xla" and config.attention == "auto" and one and scores > CACHED_SCORES and not dropout:
+        return "heads"
+    return name
 
 
 def attend(
@@ -95,6 +105,8 @@ def attend(
         return kernels.splash_attention(q_BHTK, k_BHTK, v_BHTK, partition, interpret=platform != "tpu")
     if kernel == "cudnn":
         return kernels.cudnn_attention(q_BHTK, k_BHTK, v_BHTK)
+    if kernel == "heads":
+        return head_by_head(q_BHTK, k_BHTK, v_BHTK)
 
     def plain(q_BHTK: jax.Array, k_BHTK: jax.Array, v_BHTK: jax.Array) -> jax.Array:
         return causal_attention(q_BHTK, k_BHTK, v_BHTK, config.dropout, dropout_key)
@@ -127,6 +139,33 @@ def causal_attention(
             _attend(q_BHTK[:, :, start:end], k_BHTK[:, :, :end], v_BHTK[:, :, :end], mask_TS[None, None], dropout, key)
         )
     return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=2)
+
+
+@jax.custom_vjp
+def head_by_head(q_BHTK: jax.Array, k_BHTK: jax.Array, v_BHTK: jax.Array) -> jax.Array:
+    """:func:`causal_attention`, a head of a row after the other, so that its scores stay in a CPU's caches.
+
+    Under differentiation it is all heads at once, which is faster there; the backward pass keeps the arguments alone.
+    Reverse mode only.
+    """
+
+    def one(qkv: tuple[jax.Array, ...]) -> jax.Array:
+        q_TK, k_TK, v_TK = qkv
+        return causal_attention(q_TK[None, None], k_TK[None, None], v_TK[None, None])[0, 0]
+
+    heads = tuple(one_BHTK.reshape(-1, *one_BHTK.shape[2:]) for one_BHTK in (q_BHTK, k_BHTK, v_BHTK))
+    return jax.lax.map(one, heads).reshape(q_BHTK.shape)
+
+
+def _all_heads(q_BHTK: jax.Array, k_BHTK: jax.Array, v_BHTK: jax.Array) -> tuple[jax.Array, Any]:
+    return causal_attention(q_BHTK, k_BHTK, v_BHTK), (q_BHTK, k_BHTK, v_BHTK)
+
+
+def _all_heads_backward(qkv: Any, grad_BHTK: jax.Array) -> Any:
+    return jax.vjp(causal_attention, *qkv)[1](grad_BHTK)
+
+
+head_by_head.defvjp(_all_heads, _all_heads_backward)
 
 
 def cached_attention(q_BHTK: jax.Array, k_BHSK: jax.Array, v_BHSK: jax.Array, position_B: jax.Array) -> jax.Array:

@@ -103,10 +103,10 @@ class Attention(_Placed):
         config, key, kernel = self.config, None, ""
         if cache is None:
             key = None if deterministic or config.dropout == 0.0 else self.make_rng("dropout")
-            kernel = kernel_here(config, x_BTD.shape[1], x_BTD.dtype, self.partition, dropout=key is not None)
+            kernel = kernel_here(config, x_BTD, self.partition, dropout=key is not None)
         if kernel == "xla":
             qkv_CBHTK = Dense(config, "h/attn/c_attn", "btd,dchk->cbhtk", (1, 3), name="c_attn")(x_BTD)
-        else:  # On CPU the other form takes five times as long for few positions, and this one longer for many.
+        else:  # On CPU the other form takes longer for few positions and for very many.
             qkv_BTCHK = Dense(config, "h/attn/c_attn", "btd,dchk->btchk", name="c_attn")(x_BTD)
             qkv_CBHTK = qkv_BTCHK.transpose(2, 0, 3, 1, 4)
         q_BHTK, k_BHTK, v_BHTK = (self.pin(one_BHTK, "heads", "length", "head_dim") for one_BHTK in qkv_CBHTK)

@@ -1,6 +1,8 @@
 """Which attention kernel runs, and that splash attention, interpreted here, computes what ours does."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from gpt2jax.attention import causal_attention, choose, kernel_here
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.engine import decoding_params
+from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
 from gpt2jax.train.objective import loss_sum
 from tests.helpers import count_primitive, distance, place_on, random_tokens, relative_distance
@@ -150,6 +153,37 @@ def test_a_model_that_was_trained_with_a_kernel_reads_prompts_without() -> None:
 
 def test_without_a_mesh_auto_leaves_a_kernel_alone_that_must_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert kernel_here(asked("auto"), 256, BFLOAT16, None, dropout=False) == "xla"
-    assert kernel_here(asked("splash"), 256, BFLOAT16, None, dropout=False) == "splash"
+    x_BTD = jnp.zeros((2, 256, 32), BFLOAT16)
+    assert kernel_here(asked("auto"), x_BTD, None, dropout=False) == "xla"
+    assert kernel_here(asked("splash"), x_BTD, None, dropout=False) == "splash"
     assert attention.choose(asked("auto"), 256, BFLOAT16, "tpu", False)[0] == "splash"
+
+
+def test_one_cpu_goes_head_by_head_where_its_caches_overflow() -> None:
+    few, many = jnp.zeros((8, 256, 32)), jnp.zeros((9, 256, 32))  # 8 x 4 x 128 x 256 scores are what fits.
+    assert kernel_here(asked("auto"), few, None, dropout=False) == "xla"
+    assert kernel_here(asked("auto"), many, None, dropout=False) == "heads"
+    assert kernel_here(asked("auto"), many, place_on(1, 1, 1), dropout=False) == "heads"
+    # All heads at once where heads or rows may lie on several devices, where weights are dropped, and where asked for.
+    assert kernel_here(asked("auto"), many, place_on(2, 1, 2), dropout=False) == "xla"
+    assert kernel_here(asked("auto"), many, None, dropout=True) == "xla"
+    assert kernel_here(asked("xla"), many, None, dropout=False) == "xla"
+
+
+def test_head_by_head_a_model_has_the_same_logits_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    params, tokens_BT = parameters.init(jax.random.key(0), CONFIG), random_tokens(0, 3, 160)
+    monkeypatch.setattr(attention, "CACHED_SCORES", 1000)
+    heads, at_once = (functools.partial(model.forward, config=asked(name)) for name in ("auto", "xla"))
+    logits_BTV = jax.jit(at_once)(params, tokens_BT)
+    assert distance(jax.jit(heads)(params, tokens_BT), logits_BTV) < 1e-5
+    earlier_BT = jnp.roll(tokens_BT, 1, axis=1)
+    assert distance(jax.jit(heads)(params, earlier_BT), logits_BTV) > 1e-3
+    # A loop over layers, and in one of the two over heads.
+    assert count_primitive("scan", heads, params, tokens_BT) == 2
+    assert count_primitive("scan", at_once, params, tokens_BT) == 1
+
+    def gradient(forward: Callable[..., jax.Array], tokens_BT: jax.Array) -> Params:
+        return jax.jit(jax.grad(lambda params: jnp.square(forward(params, tokens_BT)).mean()))(params)
+
+    assert relative_distance(gradient(heads, tokens_BT), gradient(at_once, tokens_BT)) < 1e-5
+    assert relative_distance(gradient(heads, earlier_BT), gradient(at_once, tokens_BT)) > 1e-3

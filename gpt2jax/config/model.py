@@ -32,7 +32,8 @@ class ModelConfig:
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Dtype of matrix products; auto is bfloat16 on TPU and GPU, float32 on CPU."""
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"
-    """Kernel of whole sequences: auto is splash on TPU and cuDNN on GPU where they can, xla elsewhere."""
+    """Kernel of whole sequences: auto is splash on TPU and cuDNN on GPU where they can, xla elsewhere; on one
+    CPU device a head at a time, where there are many scores."""
     remat: Literal["none", "attention", "dots", "full"] = "none"
     """What the backward pass computes again: nothing, attention weights (which splash and cudnn never keep), all but
     matrix products with parameters, or everything in a block."""

@@ -34,8 +34,8 @@ from gpt2jax.weights.weights import Weights, load_params
 
 # Last positions of a row that the head is computed for; where more are scored, it is computed for all.
 TAILS = (8, 32, 128, 512)
-# Positions whose logits exist at once on a device.
-CHUNK = 1024
+# Positions whose logits exist at once on a device: few on CPU, where they are read again while caches hold them.
+CHUNK = {"cpu": 128, "gpu": 1024, "tpu": 1024}
 # Batches that may be read while an earlier row still waits for its own to fill; then it goes with what there is.
 PATIENCE = 16
 # Batches sent to the device of which none has been read: it has work while the host reads one.
@@ -101,7 +101,9 @@ class Scorer:
             raise GPT2JaxError(f"batch_tokens: {batch_tokens}: should be at least 1")
         self.place = place or _one_device()
         self.place.check(config)
-        self.batch_tokens = batch_tokens or BATCH_TOKENS[self.place.mesh.devices.flat[0].platform]
+        platform = self.place.mesh.devices.flat[0].platform
+        self.batch_tokens = batch_tokens or BATCH_TOKENS[platform]
+        self._chunk = CHUNK[platform]
         self.banned = sorted(set(banned))
         for token in self.banned:
             if not 0 <= token < config.n_vocab:
@@ -258,7 +260,7 @@ class Scorer:
             self._allowed_V,
             config=self.config,
             tail=shape.tail,
-            chunk=max(CHUNK * cut // len(tokens_BT1), 1),
+            chunk=max(self._chunk * cut // len(tokens_BT1), 1),
             place=self.place,
         )
         return _Batch(shape, rows, arrays)
