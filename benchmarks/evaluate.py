@@ -128,8 +128,8 @@ torch {versions[0]}, transformers {versions[1]}. gpt2 with random weights, float
 {given.windows} windows a round, {given.rounds} rounds in turn. The load of the machine over the last quarter of an hour
 was {load:.1f} at the end: what is above 1 is other work, which slows both sides; ratios are of neighbours in time.
 Scored tokens a second; the time of the peer over ours, in seconds and in seconds of CPU. `all`: its logits of all
-positions, `kept` with those of scored ones alone (`logits_to_keep`). The last column: by how much the sums of
-log-probabilities differ, relatively, at most.
+positions, as in its documentation; `kept`: those of scored ones alone (`logits_to_keep`), the most that its own options
+give. The last column: by how much the sums of log-probabilities differ, relatively, at most.
 
 | stride | ours | all | kept | batches | all: ratio | range | CPU | kept: ratio | range | CPU | sums differ |
 |---|---|---|---|---|---|---|---|---|---|---|---|
