@@ -310,14 +310,27 @@ def decode_step(
 def decode_steps(
     params: Params, tokens_BT: jax.Array, position_B: jax.Array, cache: Cache, config: ModelConfig
 ) -> tuple[jax.Array, Cache]:
+    """Read a few more tokens per row, as :func:`read_on` does.
+
+    Returns:
+        Logits [B, T, V] (float32) for the token after each, and the cache with these tokens' entries written.
+    """
+    x_BTD, cache = read_on(params, tokens_BT, position_B, cache, config)
+    return head(params, x_BTD, config), cache
+
+
+def read_on(
+    params: Params, tokens_BT: jax.Array, position_B: jax.Array, cache: Cache, config: ModelConfig
+) -> tuple[jax.Array, Cache]:
     """Read a few more tokens per row, from each row's own position on.
 
     Args:
         params: unstacked (:func:`gpt2jax.parameters.unstack`).
-        position_B: int32, where ``tokens_BT[:, 0]`` stands. Past the context or the cache the logits become NaN.
+        position_B: int32, where ``tokens_BT[:, 0]`` stands. Past the context or the cache the states become NaN.
 
     Returns:
-        Logits [B, T, V] (float32) for the token after each, and the cache with these tokens' entries written.
+        States [B, T, D] after the last block, which :func:`head` turns into logits, and the cache with these tokens'
+        entries written. All of them must fit: the last entries of a cache take what would lie past its end.
     """
     position_BT = position_B[:, None] + jnp.arange(tokens_BT.shape[1])[None, :]
     x_BTD = _embed(params["wte"], params["wpe"], tokens_BT, position_BT, config)
@@ -326,7 +339,7 @@ def decode_steps(
     for layer_params, layer_cache in zip(params["h"], cache, strict=True):
         x_BTD, new = _block(layer_params, x_BTD, layer_cache, position_B, config)
         written.append(new)
-    return head(params, x_BTD, config), written
+    return x_BTD, written
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -348,7 +361,13 @@ def _portable(config: ModelConfig) -> ModelConfig:
 
 def head(params: Params, x_BTD: jax.Array, config: ModelConfig) -> jax.Array:
     """Logits [B, T, V] (float32) of states after the last block: final layer norm and token embedding."""
-    return logits(params, LayerNorm(config, "ln_f").apply({"params": params["ln_f"]}, x_BTD))
+    return logits(params, final_norm(params, x_BTD, config))
+
+
+def final_norm(params: Params, x_BTD: jax.Array, config: ModelConfig) -> jax.Array:
+    """States [B, T, D] after the last block, normed as the head reads them."""
+    normed_BTD: jax.Array = LayerNorm(config, "ln_f").apply({"params": params["ln_f"]}, x_BTD)
+    return normed_BTD
 
 
 def _apply(

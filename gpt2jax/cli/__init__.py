@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from gpt2jax import __version__
-from gpt2jax.cli import evaluate, features, generate, info, plan, prepare, report, train, weights
+from gpt2jax.cli import evaluate, features, generate, info, plan, prepare, report, serve, train, weights
 from gpt2jax.errors import GPT2JaxError, GPT2JaxWarning, nearest
 
 HELP = """usage: gpt2jax VERB [options]
@@ -18,6 +18,7 @@ GPT-2 in JAX: prepare text, train, generate, evaluate, convert weights.
   train     train a model as a settings file says; goes on where a run was stopped
   report    compares runs, ended or not: a table and a picture
   generate  write text with a trained model
+  serve     answer requests over HTTP: the model card's and OpenAI's forms, streaming
   evaluate  the paper's zero-shot table, and other measurements of a model
   features  what a model makes of texts, as arrays
   convert   weights from any form to any other: OpenAI's, Hugging Face's, nanoGPT's, llm.c's, ours
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         "report": report.run,
         "generate": generate.run,
         "evaluate": evaluate.run,
+        "serve": serve.run,
         "features": features.run,
         "convert": weights.convert,
         "download": weights.download,

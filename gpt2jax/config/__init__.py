@@ -19,6 +19,7 @@ from gpt2jax.config.mesh import DistributedConfig, MeshConfig
 from gpt2jax.config.model import ModelConfig
 from gpt2jax.config.optimizer import OptimizerConfig
 from gpt2jax.config.sampling import SamplingConfig
+from gpt2jax.config.serving import ServingConfig
 from gpt2jax.config.training import TrainingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.fields import first_error, settings
@@ -36,6 +37,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "SamplingConfig",
+    "ServingConfig",
     "TrainingConfig",
     "from_mapping",
     "load",

@@ -12,6 +12,7 @@ from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate import engine
 from gpt2jax.generate.engine import Rows, SamplingState
 from gpt2jax.generate.request import (
+    STOP_TOKENS,
     Request,
     Row,
     check_alternatives,
@@ -72,7 +73,7 @@ class Batch:
 
     @property
     def finished(self) -> bool:
-        return all(row.finish and not self.will_go_on(row) for row in self.rows)
+        return all(row.finish and not will_go_on(row) for row in self.rows)
 
     def advance(self, steps: int) -> None:
         """Draw up to ``steps`` more tokens in every row that has not ended; with a draft, for so many rounds."""
@@ -81,7 +82,7 @@ class Batch:
         if any(row.finish is None for row in self._running):
             self._draw(jnp.asarray(steps, jnp.int32))
             self._collect()
-        sliding = [row for row in self._running if self.will_go_on(row)]
+        sliding = [row for row in self._running if will_go_on(row)]
         if sliding and all(row.finish for row in self._running):
             for row in sliding:
                 row.finish = None
@@ -103,10 +104,6 @@ class Batch:
             place=self.place,
         )
         self.rounds += int(rounds)
-
-    def will_go_on(self, row: Row) -> bool:
-        """Whether a row that has come to the end of the context is to slide on."""
-        return row.finish == "context" and _slides(row)
 
     def run(self) -> list[Row]:
         """Write every row to its end."""
@@ -131,19 +128,13 @@ class Batch:
     def _start(self, rows: list[Row]) -> None:
         """Compute ``rows`` from what their texts are now."""
         self._running = rows
-        # Of a text that has slid out of the context its last half stays.
-        kept = [_window(row, self.config.n_ctx) for row in rows]
-        offsets = [len(row.text_tokens) - len(window) for row, window in zip(rows, kept, strict=True)]
+        kept = [window(row, self.config.n_ctx) for row in rows]
         prompts = list(dict.fromkeys(map(tuple, kept)))
         count = row_bucket(len(rows), self.place)
         tokens_PT, length_P = padded(prompts, self.config.n_ctx)
-        limits = [
-            min(self.config.n_ctx, len(window) + row.request.sampling.max_new_tokens - len(row.tokens))
-            for row, window in zip(rows, kept, strict=True)
-        ]
-        total = bucket(max(tokens_PT.shape[1], *limits), self.config.n_ctx)
-        prompt_B = np.array([prompts.index(tuple(window)) for window in kept] + [0] * (count - len(rows)), np.int32)
-        device_rows = self._device_rows(rows, count, [len(window) for window in kept], limits, offsets)
+        total = bucket(max(tokens_PT.shape[1], *(limit(row, self.config.n_ctx) for row in rows)), self.config.n_ctx)
+        prompt_B = np.array([prompts.index(tuple(tokens)) for tokens in kept] + [0] * (count - len(rows)), np.int32)
+        device_rows = make_rows(rows, count, self.config, self.end_of_text)
         prompts_read = jnp.asarray(tokens_PT), jnp.asarray(length_P), jnp.asarray(prompt_B)
         if self.draft is not None:
             draft = self.draft
@@ -162,26 +153,6 @@ class Batch:
         )
         self._collect()
 
-    def _device_rows(
-        self, rows: list[Row], count: int, lengths: list[int], limits: list[int], offsets: list[int]
-    ) -> Rows:
-        requests = [row.request for row in rows]
-        padding = [0] * (count - len(rows))
-
-        def ints(values: list[int]) -> jax.Array:
-            return jnp.asarray(np.array(values + padding, np.int32))
-
-        return Rows(
-            knobs=make_knobs([request.sampling for request in requests], count, self.config, self.end_of_text),
-            seed_B=jnp.asarray(np.array([request.sampling.seed % 2**32 for request in requests] + padding, np.uint32)),
-            index_B=ints([request.index for request in requests]),
-            offset_B=ints(offsets),
-            before_B=ints([len(row.tokens) for row in rows]),
-            first_B=jnp.asarray(np.array(lengths + [1] * len(padding), np.int32)),
-            limit_B=ints(limits),  # 0 in rows that only fill the shape: they are done before they start.
-            stop_BM=make_stops([request.sampling for request in requests], count, self.end_of_text),
-        )
-
     def _collect(self) -> None:
         """Take what the engine has drawn since the last time."""
         state = self._state
@@ -195,25 +166,53 @@ class Batch:
                 continue
             stops = stop_tokens(row.request.sampling, self.end_of_text)
             for position in range(len(row.text_tokens) - int(offset_B[at]), int(position_B[at]) + 1):
-                token = int(tokens_BS[at, position])
-                if token in stops:
-                    row.finish, row.stop_log_prob = "stop", float(log_prob_BS[at, position])
-                    break
-                row.tokens.append(token)
-                row.log_probs.append(float(log_prob_BS[at, position]))
+                top = None
                 if self.alternatives:
                     pairs = zip(top_token_BSN[at, position], top_log_prob_BSN[at, position], strict=True)
-                    row.top.append([(int(token), float(log_prob)) for token, log_prob in pairs])
-            if done_B[at] and row.finish is None:
-                full = len(row.tokens) >= row.request.sampling.max_new_tokens
-                row.finish = "length" if full else "context"
+                    top = [(int(token), float(log_prob)) for token, log_prob in pairs]
+                row.take(int(tokens_BS[at, position]), float(log_prob_BS[at, position]), top, stops)
+            if done_B[at]:
+                row.close()
 
 
-def _slides(row: Row) -> bool:
-    return row.request.sampling.past_context == "slide"
+def make_rows(
+    rows: Sequence[Row], count: int, config: ModelConfig, end_of_text: int | None, stop_room: int = STOP_TOKENS
+) -> Rows:
+    """What the engine is told of ``rows``, whose texts are what they are now, filled up to ``count`` rows.
+
+    Args:
+        stop_room: stop tokens that there is a place for in each row, at least.
+    """
+    sampling = [row.request.sampling for row in rows]
+    lengths = [len(window(row, config.n_ctx)) for row in rows]
+    padding = [0] * (count - len(rows))
+
+    def ints(values: list[int]) -> jax.Array:
+        return jnp.asarray(np.array(values + padding, np.int32))
+
+    return Rows(
+        knobs=make_knobs(sampling, count, config, end_of_text),
+        seed_B=jnp.asarray(np.array([one.seed % 2**32 for one in sampling] + padding, np.uint32)),
+        index_B=ints([row.request.index for row in rows]),
+        offset_B=ints([len(row.text_tokens) - length for row, length in zip(rows, lengths, strict=True)]),
+        before_B=ints([len(row.tokens) for row in rows]),
+        first_B=jnp.asarray(np.array(lengths + [1] * len(padding), np.int32)),
+        limit_B=ints([limit(row, config.n_ctx) for row in rows]),  # 0 in rows that only fill the shape: done already.
+        stop_BM=make_stops(sampling, count, end_of_text, stop_room),
+    )
 
 
-def _window(row: Row, n_ctx: int) -> list[int]:
-    """The end of a row's text that is (still) in the context."""
+def window(row: Row, n_ctx: int) -> list[int]:
+    """The end of a row's text that is (still) in the context: of one that has slid out of it, the last half."""
     tokens = row.text_tokens
     return tokens if len(tokens) < n_ctx else tokens[-(n_ctx // 2) :]
+
+
+def limit(row: Row, n_ctx: int) -> int:
+    """The position in its window past the last token that is still to be drawn."""
+    return min(n_ctx, len(window(row, n_ctx)) + row.request.sampling.max_new_tokens - len(row.tokens))
+
+
+def will_go_on(row: Row) -> bool:
+    """Whether a row that has come to the end of the context is to slide on."""
+    return row.finish == "context" and row.request.sampling.past_context == "slide"

@@ -52,6 +52,21 @@ class Row:
         forced = list(request.sampling.forced_tokens)
         return cls(request, forced, [math.nan] * len(forced), [[]] * len(forced) if alternatives else [])
 
+    def take(self, token: int, log_prob: float, top: list[tuple[int, float]] | None, stops: Sequence[int]) -> None:
+        """One more token that the engine has drawn; one of ``stops`` ends the row and is not part of it."""
+        if token in stops:
+            self.finish, self.stop_log_prob = "stop", log_prob
+            return
+        self.tokens.append(token)
+        self.log_probs.append(log_prob)
+        if top is not None:
+            self.top.append(top)
+
+    def close(self) -> None:
+        """The engine draws no more: say why, if no stop token has ended the row."""
+        if self.finish is None:
+            self.finish = "length" if len(self.tokens) >= self.request.sampling.max_new_tokens else "context"
+
     @property
     def text_tokens(self) -> list[int]:
         return [*self.request.prompt, *self.tokens]
@@ -95,10 +110,14 @@ def make_history(rows: Sequence[Row], count: int, config: ModelConfig) -> Histor
     return History(jnp.asarray(in_prompt_BV), jnp.asarray(drawn_BV))
 
 
-def make_stops(sampling: Sequence[SamplingConfig], count: int, end_of_text: int | None) -> jax.Array:
-    """Stop tokens [B, M] (int32) of each row, filled up with -1 to ``count`` rows and a power of two."""
+def make_stops(
+    sampling: Sequence[SamplingConfig], count: int, end_of_text: int | None, room: int = STOP_TOKENS
+) -> jax.Array:
+    """Stop tokens [B, M] (int32) of each row, filled up with -1 to ``count`` rows, and ``room`` or a power of two that
+    is above it."""
     stops = [stop_tokens(one, end_of_text) for one in sampling]
-    stop_BM = np.full((count, row_bucket(max(STOP_TOKENS, *map(len, stops)))), -1, np.int32)
+    most = max(map(len, stops))
+    stop_BM = np.full((count, room if most <= room else row_bucket(most)), -1, np.int32)
     for number, tokens in enumerate(stops):
         stop_BM[number, : len(tokens)] = tokens
     return jnp.asarray(stop_BM)

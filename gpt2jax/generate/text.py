@@ -11,7 +11,7 @@ import tiktoken
 
 from gpt2jax.config import MeshConfig, ModelConfig, SamplingConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.generate.batch import Batch
+from gpt2jax.generate.batch import Batch, will_go_on
 from gpt2jax.generate.beam import beam_search
 from gpt2jax.generate.engine import decoding_dtype, decoding_params
 from gpt2jax.generate.request import Finish, Request, Row, check_alternatives, check_sampling
@@ -282,7 +282,7 @@ class TextModel:
                     taken[number] += 1
                 if stream.ended:
                     batch.end(number, taken[number])
-                finish = None if batch.will_go_on(row) else row.finish
+                finish = None if will_go_on(row) else row.finish
                 if finish is not None:
                     text += stream.finish()
                     growing.remove(number)

@@ -1,0 +1,122 @@
+"""What stands before every route: the size of a body and the time it may take, keys, and a line of the log."""
+
+import asyncio
+import hmac
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from gpt2jax.serve.metrics import Metrics
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# Open to all: what probes and scrapers ask, and pages that hold nothing.
+OPEN = ("/", "/health", "/ready", "/metrics", "/docs", "/openapi.json")
+JSON = (b"content-type", b"application/json")
+
+
+def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """An error in OpenAI's form."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+class Guard:
+    """ASGI middleware."""
+
+    def __init__(
+        self, app: App, *, keys: tuple[str, ...], max_body: int, body_timeout: float, metrics: Metrics, known: set[str]
+    ) -> None:
+        """
+        Args:
+            keys: of which a client must send one; none: everybody may.
+            max_body: bytes.
+            body_timeout: seconds.
+            known: paths that there are, which metrics count by name; others are counted together.
+        """
+        self.app, self.metrics, self.known = app, metrics, known
+        self.keys, self.max_body, self.body_timeout = [key.encode() for key in keys], max_body, body_timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 499  # That of a client which left before it was answered.
+
+        async def note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._guarded(scope, receive, note)
+        finally:
+            path = scope["path"] if scope["path"] in self.known else "other"
+            self.metrics.request(path, status)
+            seconds = time.perf_counter() - start
+            print(f"{scope['method']} {path} {status} {seconds * 1e3:,.0f} ms", file=sys.stderr, flush=True)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        if self.keys and scope["path"] not in OPEN and not self._allowed(headers.get(b"authorization", b"")):
+            message = "API key: missing or unknown; send it as 'Authorization: Bearer KEY'"
+            await _answer(send, 401, error_body(message, "authentication_error", code="invalid_api_key"))
+            return
+        try:
+            body = await asyncio.wait_for(self._body(headers, receive), self.body_timeout)
+        except TimeoutError:
+            message = f"body: had not come after {self.body_timeout:g} s"
+            await _answer(send, 408, error_body(message, "invalid_request_error"))
+            return
+        if body is None:
+            message = f"body: too large: at most {self.max_body:,} bytes are taken"
+            await _answer(send, 413, error_body(message, "invalid_request_error"))
+            return
+        given = False
+
+        async def replay() -> Message:
+            nonlocal given
+            if given:
+                return await receive()  # The client's leaving.
+            given = True
+            return body
+
+        await self.app(scope, replay, send)
+
+    def _allowed(self, header: bytes) -> bool:
+        scheme, _, key = header.partition(b" ")
+        # Each is compared, in a time that does not depend on where they differ.
+        found = [hmac.compare_digest(key.strip(), known) for known in self.keys]
+        return scheme.lower() == b"bearer" and any(found)
+
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> Message | None:
+        """The body as one message; None if it is too large."""
+        declared = headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self.max_body:
+            return None
+        parts, size = [], 0
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return message  # The client has left.
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self.max_body:
+                return None
+            if not message.get("more_body"):
+                return {"type": "http.request", "body": b"".join(parts), "more_body": False}
+
+
+async def _answer(send: Send, status: int, body: dict[str, Any]) -> None:
+    # The rest of a body that was not read must not be taken for the next request.
+    headers = [JSON, (b"connection", b"close")]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(body).encode()})
