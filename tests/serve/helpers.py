@@ -11,18 +11,21 @@ from gpt2jax import parameters, tokenizer
 from gpt2jax.config import ModelConfig, SamplingConfig
 from gpt2jax.generate.request import Request
 from gpt2jax.generate.text import Sample, TextModel
+from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
 from gpt2jax.serve.scheduler import Piece, Scheduler, Token
 
 CONFIG = ModelConfig(n_vocab=257, n_ctx=128, n_embd=32, n_head=4, n_layer=2)
 
 
-def tiny_writer(place: Partition | None = None) -> TextModel:
+def tiny_params() -> Params:
     """Random weights, wide enough apart that texts differ from each other."""
     params = parameters.init(jax.random.key(0), CONFIG)
-    params = jax.tree.map(lambda leaf: leaf * 6 if leaf.ndim > 1 else leaf, params)
-    if place:
-        params = jax.device_put(params, place.params())
+    return jax.tree.map(lambda leaf: leaf * 6 if leaf.ndim > 1 else leaf, params)
+
+
+def tiny_writer(place: Partition | None = None) -> TextModel:
+    params = jax.device_put(tiny_params(), place.params()) if place else tiny_params()
     return TextModel.from_params(params, CONFIG, tokenizer.byte_level(), place)
 
 

@@ -1,0 +1,320 @@
+"""`gpt2jax serve` as a process, asked over loopback; each text is the offline engine's."""
+
+import base64
+import json
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from gpt2jax import tokenizer
+from gpt2jax.config import SamplingConfig
+from gpt2jax.generate.features import features
+from gpt2jax.generate.text import TextModel
+from gpt2jax.serve.bodies import CARD_EXAMPLE
+from gpt2jax.weights.convert import convert
+from gpt2jax.weights.weights import HeldWeights, Origin
+from tests.serve.helpers import CONFIG, offline, tiny_params, tiny_writer
+
+OPTIONS = ["--slots", "4", "--queue", "8", "--chunk", "16", "--max-tokens", "100", "--max-texts", "20"]
+OPTIONS += ["--max-body", "20000", "--body-timeout", "1", "--timeout", "60"]
+
+
+class Server:
+    """The process, and what it prints."""
+
+    def __init__(self, model: Path, *options: str, **environment: str) -> None:
+        command = [sys.executable, "-m", "gpt2jax", "serve", "--model", str(model), "--port", "0", *options]
+        cache = str(Path(__file__).parents[2] / ".cache" / "served")
+        given = os.environ | {"JAX_PLATFORMS": "cpu", "GPT2JAX_CACHE": cache} | environment
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=given)
+        self.lines: list[str] = []
+        self._ready = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        assert self._ready.wait(180), self.lines
+        found = re.search(r"at (http://\S+);", "\n".join(self.lines))
+        assert found, self.lines
+        self.address = found[1]
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip())
+            if line.startswith("ready"):
+                self._ready.set()
+        self._ready.set()
+
+    def post(self, path: str, body: Any, status: int = 200, **given: Any) -> Any:
+        answer = httpx.post(self.address + path, json=body, timeout=60, **given)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.address + path, timeout=60)
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(60)
+        self._reader.join(10)
+        return status
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("served") / "tiny"
+    held = HeldWeights(Origin("random", "random", CONFIG, tokenizer.byte_level()), tiny_params())
+    convert(held, path, "huggingface")
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(model: Path) -> Iterator[Server]:
+    server = Server(model, *OPTIONS)
+    yield server
+    assert server.end() == 0
+    assert not any("Traceback" in line for line in server.lines), server.lines
+
+
+@pytest.fixture(scope="module")
+def writer() -> TextModel:
+    return tiny_writer()
+
+
+def events(server: Server, body: dict[str, Any]) -> list[dict[str, Any]]:
+    with httpx.stream("POST", server.address + "/v1/completions", json=body | {"stream": True}, timeout=60) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def test_the_cards_request_gives_a_list_of_strings(server: Server, writer: TextModel) -> None:
+    found = server.post("/score", CARD_EXAMPLE)
+    assert [text.startswith(prompt) for text, prompt in zip(found, CARD_EXAMPLE["input_data"], strict=True)] == [True] * 2
+    body = {"input_data": ["Long time ago", "a"], "params": {"seed": 3, "max_new_tokens": 20, "return_full_text": False}}
+    wanted = [offline(writer, prompt, SamplingConfig(seed=3, max_new_tokens=20)).text for prompt in body["input_data"]]
+    assert server.post("/score", body) == wanted
+    body["params"]["seed"] = 4  # type: ignore[index]
+    assert server.post("/score", body) != wanted
+    # A seed that is not given is drawn.
+    unseeded = {"input_data": ["a"], "params": {"max_new_tokens": 40}}
+    assert len({server.post("/score", unseeded)[0] for _ in range(3)}) > 1
+
+
+def test_all_of_the_sampling_settings_have_their_names(server: Server, writer: TextModel) -> None:
+    params = {"seed": 1, "max_new_tokens": 30, "top_k": 20, "min_p": 0.01, "repetition_penalty": 1.2, "best_of": 3}
+    wanted = "ab" + offline(writer, "ab", SamplingConfig(**params)).text  # type: ignore[arg-type]
+    assert server.post("/score", {"input_data": ["ab"], "params": params}) == [wanted]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/score", {"input_data": ["a"], "params": {"topp": 0.5}}, "params.topp: unknown"),
+        ("/score", {"input_data": ["a"], "params": {"top_p": 2}}, "params.top_p: 2: "),
+        ("/score", {"input_data": []}, "input_data: "),
+        ("/score", {"input_data": [""]}, "prompt 1: is empty"),
+        ("/score", {"input_data": ["a"], "params": {"beams": 2}}, "beams: 2: should be 1"),
+        ("/score", {"input_data": ["a"], "params": {"num_samples": 2}}, "num_samples: 2: should be 1"),
+        ("/score", {"input_data": ["a" * 128]}, "prompt 1: 128 tokens: at most 127 are taken"),
+        ("/score", {"input_data": ["a"], "params": {"max_new_tokens": 101}}, "max_new_tokens: 101: at most 100"),
+        ("/score", {"input_data": ["a"] * 21}, "texts: 21: at most 20"),
+        ("/v1/completions", {"prompt": "a", "best_of": 1, "n": 2}, "best_of: 1: should be at least n"),
+        ("/v1/completions", {"prompt": "a", "suffix": "b"}, "suffix: 'b'"),
+        ("/v1/completions", {"prompt": [300]}, "prompt 1: token 300"),
+        ("/v1/completions", {"prompt": "a", "logprobs": 6}, "logprobs: 6: should be 0 to 5"),
+        ("/v1/completions", {"prompt": "a", "stream": True, "best_of": 2}, "best_of: 2"),
+        ("/v1/completions", {}, "prompt: Field required"),
+        ("/v1/embeddings", {"input": "a" * 129}, "input 1: 129 tokens"),
+    ],
+)
+def test_a_mistake_is_named(server: Server, path: str, body: Any, message: str) -> None:
+    error = server.post(path, body, 422)["error"]
+    assert message in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+def test_other_mistakes(server: Server) -> None:
+    answer = httpx.post(server.address + "/score", content=b'{"input_data": [', headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith("body: no JSON")
+    assert server.post("/score", {"input_data": ["a" * 30_000]}, 413)["error"]["message"].startswith("body: too large")
+    assert server.get("/v2").status_code == 404
+    assert httpx.put(server.address + "/score").status_code == 405
+    assert server.get("/v1/models/gpt2").status_code == 404
+
+
+def test_completions(server: Server, writer: TextModel) -> None:
+    body = {"prompt": ["ab", "the"], "n": 2, "seed": 5, "max_tokens": 12, "temperature": 0.9, "echo": True}
+    answer = server.post("/v1/completions", body)
+    sampling = SamplingConfig(seed=5, max_new_tokens=12, temperature=0.9, num_samples=2)
+    wanted = [prompt + text for prompt, texts in zip(body["prompt"], writer.write(body["prompt"], sampling), strict=True) for text in texts]  # type: ignore[arg-type, call-overload]
+    assert [choice["text"] for choice in answer["choices"]] == wanted
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+    assert answer["usage"]["prompt_tokens"] == 5
+    assert answer["usage"]["total_tokens"] == 5 + answer["usage"]["completion_tokens"]
+    tokens = server.post("/v1/completions", body | {"prompt": [list(b"ab"), list(b"the")]})
+    assert tokens["choices"] == answer["choices"]
+
+
+def test_log_probabilities_of_prompt_and_text(server: Server, writer: TextModel) -> None:
+    """As lm-evaluation-harness asks: echo, logprobs, a token more."""
+    body = {"prompt": "abc", "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 2, "seed": 1}
+    [choice] = server.post("/v1/completions", body)["choices"]
+    found = choice["logprobs"]
+    [score] = writer.score(["abc"], alternatives=2)
+    sample = offline(writer, "abc", SamplingConfig(max_new_tokens=1, temperature=0.0), 2)
+    wanted = [*score.log_probs, *sample.log_probs]
+    assert found["token_logprobs"][0] is None
+    assert np.allclose(found["token_logprobs"][1:], wanted, atol=1e-4)
+    assert not np.allclose(found["token_logprobs"][1:], wanted[::-1], atol=1e-4)
+    assert found["tokens"][:3] == ["a", "b", "c"]
+    assert found["text_offset"][:3] == [0, 1, 2]
+    assert found["top_logprobs"][0] is None
+    assert math.isclose(max(found["top_logprobs"][1].values()), score.top[0][0][1], abs_tol=1e-4)
+    only = server.post("/v1/completions", body | {"max_tokens": 0})["choices"][0]
+    assert only["logprobs"]["token_logprobs"] == found["token_logprobs"][:3]
+    assert only["text"] == "abc"
+
+
+def test_a_stream_has_the_same_text(server: Server) -> None:
+    body = {"prompt": "the", "seed": 5, "max_tokens": 30, "n": 2, "echo": True, "logprobs": 1}
+    whole = server.post("/v1/completions", body)
+    told = events(server, body | {"stream_options": {"include_usage": True}})
+    for choice in whole["choices"]:
+        own = [one for event in told for one in event["choices"] if one["index"] == choice["index"]]
+        assert "".join(one["text"] for one in own) == choice["text"]
+        assert [one["finish_reason"] for one in own[:-1]] == [None] * (len(own) - 1)
+        assert own[-1]["finish_reason"] == choice["finish_reason"]
+        for name in ("tokens", "token_logprobs", "text_offset"):
+            assert sum((one["logprobs"][name] for one in own), []) == choice["logprobs"][name]
+    assert told[-1]["usage"] == whole["usage"]
+    assert len(told) > 20  # It came in pieces.
+
+
+def test_stop_strings_and_bias(server: Server, writer: TextModel) -> None:
+    body = {"prompt": "the", "seed": 5, "max_tokens": 60, "stop": ["e", "q"], "logit_bias": {"101": 5}}
+    [choice] = server.post("/v1/completions", body)["choices"]
+    wanted = offline(writer, "the", SamplingConfig(seed=5, max_new_tokens=60, stop=("e", "q"), logit_bias={101: 5.0}))
+    assert (choice["text"], choice["finish_reason"]) == (wanted.text, "stop")
+
+
+def test_embeddings(server: Server) -> None:
+    answer = server.post("/v1/embeddings", {"input": ["abc", "some more text"]})
+    wanted = features(tiny_params(), [list(b"abc"), list(b"some more text")], CONFIG)
+    for one, other in zip(answer["data"], wanted, strict=True):
+        assert np.allclose(one["embedding"], other, atol=1e-4)
+    assert not np.allclose(answer["data"][0]["embedding"], wanted[1], atol=1e-1)
+    packed = server.post("/v1/embeddings", {"input": "abc", "encoding_format": "base64", "pool": "last"})
+    found = np.frombuffer(base64.b64decode(packed["data"][0]["embedding"]), "<f4")
+    assert np.allclose(found, features(tiny_params(), [list(b"abc")], CONFIG, pool="last")[0], atol=1e-4)
+
+
+def test_probes_and_pages(server: Server) -> None:
+    assert server.get("/health").json() == {"status": "ok"}
+    assert server.get("/ready").json() == {"ready": True}
+    assert [one["id"] for one in server.get("/v1/models").json()["data"]] == ["tiny"]
+    server.post("/v1/completions", {"prompt": "a", "max_tokens": 3})
+    told = server.get("/metrics").text
+    for name in ("requests_total", "waiting", "first_token_seconds_count", "token_seconds_count", "occupancy"):
+        assert re.search(rf"^gpt2jax_{name}\b", told, re.M), name
+    page = server.get("/").text
+    assert "<title>tiny" in page
+    assert "It does not know what is true." in page
+    schema = server.get("/openapi.json").json()
+    assert schema["components"]["schemas"]["ScoreBody"]["examples"] == [CARD_EXAMPLE]
+
+
+def test_who_leaves_frees_the_slots(server: Server) -> None:
+    """Eight texts fill slots and queue; their client leaves; another one is served."""
+    body = {"input_data": ["a"] * 8, "params": {"max_new_tokens": 100, "ignore_end_of_text": True, "past_context": "slide"}}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(server.address + "/score", json=body, timeout=httpx.Timeout(5, read=0.02))
+    assert len(server.post("/v1/completions", {"prompt": "a", "max_tokens": 3})["choices"]) == 1
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and "gpt2jax_waiting 0.0" not in server.get("/metrics").text:
+        time.sleep(0.05)
+    assert "gpt2jax_waiting 0.0" in server.get("/metrics").text
+
+
+def test_half_a_body_is_given_up(server: Server) -> None:
+    host, port = server.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        head = f"POST /score HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+        connection.sendall(head.encode() + b'{"input_data"')
+        assert connection.recv(100).startswith(b"HTTP/1.1 408")
+    assert server.get("/health").status_code == 200
+
+
+def test_many_clients_at_once(server: Server, writer: TextModel) -> None:
+    """Past the queue some get 429 and come again; every text is right."""
+    asked = [(f"{number} bottles", SamplingConfig(seed=number, max_new_tokens=5 + number % 20)) for number in range(60)]
+    turned_away = []
+
+    def ask(number: int) -> str:
+        prompt, sampling = asked[number]
+        body = {"prompt": prompt, "seed": sampling.seed, "max_tokens": sampling.max_new_tokens}
+        while True:
+            answer = httpx.post(server.address + "/v1/completions", json=body, timeout=60)
+            if answer.status_code == 200:
+                return str(answer.json()["choices"][0]["text"])
+            assert answer.status_code == 429, answer.text
+            assert answer.headers["retry-after"] == "1"
+            turned_away.append(number)
+            time.sleep(0.05)
+
+    with ThreadPoolExecutor(30) as pool:
+        texts = list(pool.map(ask, range(60)))
+    assert texts == [offline(writer, prompt, sampling).text for prompt, sampling in asked]
+    assert turned_away
+
+
+def test_keys_and_an_end_that_waits(model: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.txt"
+    keys.write_text("first\n# a note\nsecond\n")
+    server = Server(model, *OPTIONS, "--api-keys", str(keys), GPT2JAX_API_KEYS="third")
+    body = {"prompt": "a", "max_tokens": 3}
+    assert server.post("/v1/completions", body, 401)["error"]["code"] == "invalid_api_key"
+    server.post("/v1/completions", body, 401, headers={"authorization": "Bearer firs"})
+    for key in ("first", "second", "third"):
+        server.post("/v1/completions", body, headers={"authorization": f"Bearer {key}"})
+    assert server.get("/health").status_code == 200
+    long = {"prompt": "a", "max_tokens": 100, "logit_bias": {"256": -100}}
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.post, "/v1/completions", long, headers={"authorization": "Bearer first"})
+        while "gpt2jax_occupancy 0.25" not in server.get("/metrics").text and not answer.done():
+            time.sleep(0.001)
+        assert server.end() == 0
+        assert answer.result()["usage"]["completion_tokens"] == 100
+    assert not any("first" in line or "bottles" in line for line in server.lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--port", "99999"], "port"),
+        (["--api-keys", "no/such/file"], "serving.api_keys: no/such/file: cannot be read"),
+        (["--slots", "0"], "slots"),
+    ],
+)
+def test_what_cannot_be_served_is_said(model: Path, options: list[str], message: str) -> None:
+    command = [sys.executable, "-m", "gpt2jax", "serve", "--model", str(model), *options]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()[-1]) < 300
