@@ -62,8 +62,8 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> str | None:
     client = nbclient.NotebookClient(
         notebook, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
-    try:
-        client.execute()
+    try:  # The kernel's own warnings, of how it is reached, are nobody's concern here.
+        client.execute(extra_arguments=["--log-level=40"])
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         return re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     return None
