@@ -60,10 +60,14 @@ def set_environment(folder: Path) -> None:
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> str | None:
     """Run every cell in ``folder``, outputs into ``notebook``; what went wrong, or None."""
     client = nbclient.NotebookClient(
-        notebook, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook,
+        timeout=CELL_SECONDS,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        extra_arguments=["--log-level=40"],  # How the kernel is reached, of which it warns, is nobody's concern here.
     )
-    try:  # The kernel's own warnings, of how it is reached, are nobody's concern here.
-        client.execute(extra_arguments=["--log-level=40"])
+    try:
+        client.execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         return re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     return None
