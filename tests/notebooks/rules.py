@@ -27,6 +27,7 @@ if importlib.util.find_spec("gpt2jax") is None:
 BEGIN = re.compile(r"from gpt2jax import notebook\n\nnotebook\.begin\((cpu_devices=\d+)?\)")
 
 CELL_LINES = 25
+PROSE_COLUMNS = 120
 DRAWING_LINES = 15
 
 
@@ -68,6 +69,8 @@ def faults(notebook: nbformat.NotebookNode, name: str) -> list[str]:
     for number, cell in enumerate(cells):
         if cell.cell_type == "code":
             found += [f"cell {number}: {fault}" for fault in _faults_of_code(cell)]
+        elif any(len(line) > PROSE_COLUMNS for line in cell.source.splitlines() if not line.startswith("[![")):
+            found.append(f"cell {number}: has lines of more than {PROSE_COLUMNS} characters")
     return found
 
 

@@ -62,6 +62,7 @@ BAD: dict[str, tuple[Callable[[NotebookNode], None], str]] = {
     "begin": (source(2, lambda text: text.replace("begin()", "begin(8 * 2)")), "begin"),
     "long": (code("x = 1\n" * 26), "cell 4: should have at most 25 lines"),
     "magic": (code("import os\n!ls"), "cell 4: line 2: is not plain Python"),
+    "long line": (source(0, lambda text: f"{text}\n{'word ' * 25}"), "cell 0: has lines of more than 120"),
     "class": (code("class Model:\n    pass"), "cell 4: defines Model"),
     "function": (code("def softmax(x):\n    return x"), "cell 4: defines softmax"),
     "long drawing": (code("def draw_all():\n" + "    x = 1\n" * 15), "cell 4: defines draw_all"),
