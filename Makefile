@@ -21,6 +21,10 @@ quickstart: $(VENV)/installed  ## Train a small GPT-2 on the text that Python it
 test: $(VENV)/installed-dev  ## Run the tests.
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
+.PHONY: notebooks
+notebooks: $(VENV)/installed-dev  ## Execute the notebooks from top to bottom; nothing is written into them.
+	$(BIN)/python -m tests.notebooks.execute
+
 .PHONY: check
 check: $(VENV)/installed-dev  ## Run ruff, mypy and shellcheck, and hold the launch manifests against their schemas.
 	$(BIN)/ruff check .

@@ -179,6 +179,20 @@ def cached_attention(q_BHTK: jax.Array, k_BHSK: jax.Array, v_BHSK: jax.Array, po
     return _attend(q_BHTK, k_BHSK, v_BHSK, mask_BTS[:, None], 0.0, None)
 
 
+def causal_weights(q_BHTK: jax.Array, k_BHTK: jax.Array) -> jax.Array:
+    """What :func:`causal_attention` takes its means with, to look at: float32 [B, H, T, T], a query's weights over all
+    positions in a row. They sum to 1, and those of later positions are 0."""
+    positions_T = jnp.arange(q_BHTK.shape[2])
+    return _weights(q_BHTK, k_BHTK, (positions_T[:, None] >= positions_T[None, :])[None, None])
+
+
+def _weights(q_BHTK: jax.Array, k_BHSK: jax.Array, mask: jax.Array) -> jax.Array:
+    q_BHTK = q_BHTK * q_BHTK.shape[-1] ** -0.5
+    scores_BHTS = jnp.einsum("bhtk,bhsk->bhts", q_BHTK, k_BHSK, preferred_element_type=jnp.float32)
+    scores_BHTS = jnp.where(mask, scores_BHTS, jnp.finfo(jnp.float32).min)
+    return jax.nn.softmax(scores_BHTS, axis=-1)
+
+
 def _attend(
     q_BHTK: jax.Array,
     k_BHSK: jax.Array,
@@ -187,10 +201,7 @@ def _attend(
     dropout: float,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
-    q_BHTK = q_BHTK * q_BHTK.shape[-1] ** -0.5
-    scores_BHTS = jnp.einsum("bhtk,bhsk->bhts", q_BHTK, k_BHSK, preferred_element_type=jnp.float32)
-    scores_BHTS = jnp.where(mask, scores_BHTS, jnp.finfo(jnp.float32).min)
-    weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BHSK.dtype)
+    weights_BHTS = _weights(q_BHTK, k_BHSK, mask).astype(v_BHSK.dtype)
     if dropout_key is not None and dropout > 0.0:
         keep_BHTS = jax.random.bernoulli(dropout_key, 1.0 - dropout, weights_BHTS.shape)
         weights_BHTS = jnp.where(keep_BHTS, weights_BHTS / (1.0 - dropout), 0.0)
