@@ -18,7 +18,7 @@ from gpt2jax.train.loop import train
 SMALL: dict[str, dict[str, Any]] = {
     "model": {
         "n_vocab": 257,
-        "n_ctx": 128,
+        "n_ctx": 64,
         "n_embd": 128,
         "n_head": 4,
         "n_layer": 4,
@@ -28,12 +28,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "data": {"path": "pydoc", "tokenizer": "bytes"},
     "optimizer": {"name": "muon", "learning_rate": 8e-3, "min_learning_rate": 4e-4, "warmup_steps": 30},
     "training": {
-        "steps": 400,
-        "batch_size": 8,
+        "steps": 500,
+        "batch_size": 16,
         "log_interval": 50,
-        "eval_interval": 400,
+        "eval_interval": 500,
         "eval_batches": 0,
-        "checkpoint_interval": 400,
+        "checkpoint_interval": 500,
     },
 }
 

@@ -60,7 +60,11 @@ def set_environment(folder: Path) -> None:
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> str | None:
     """Run every cell in ``folder``, outputs into ``notebook``; what went wrong, or None."""
     client = nbclient.NotebookClient(
-        notebook, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook,
+        timeout=CELL_SECONDS,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        extra_arguments=["--log-level=40"],  # How the kernel is reached, of which it warns, is nobody's concern here.
     )
     try:
         client.execute()
