@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +51,15 @@ def begin(cpu_devices: int = 0) -> None:
     on this backend. To be called once, before any array is made.
 
     Args:
-        cpu_devices: virtual CPU devices to run on instead of what the machine has; 0 takes what it has.
+        cpu_devices: virtual CPU devices to run on where the machine has fewer accelerators; 0 takes what it has.
 
     Raises:
         GPT2JaxError: virtual devices, without ``NPROC`` in the environment or after jax has looked for devices.
     """
+    if cpu_devices and (own := accelerators()) < cpu_devices:
+        print(f"Accelerators: {own}, fewer than {cpu_devices}: as many virtual devices on the CPU stand in.")
+    else:
+        cpu_devices = 0
     try:
         runtime.start(cpu_devices)
     except RuntimeError:
@@ -68,6 +74,19 @@ def begin(cpu_devices: int = 0) -> None:
         f" on {len(devices)} x {kinds}"
     )
     print(_DIFFERS[jax.default_backend()])
+
+
+def accelerators() -> int:
+    """How many this machine has. Another process is asked: once jax has looked for devices, it takes no others.
+
+    Raises:
+        GPT2JaxError: jax fails to find out.
+    """
+    ask = "import jax; print(jax.device_count() * (jax.default_backend() != 'cpu'))"
+    answer = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise GPT2JaxError(f"devices: jax finds none here: {answer.stderr.strip().splitlines()[-1]}")
+    return int(answer.stdout.split()[-1])
 
 
 def small_model(run_dir: str | Path = "runs/small") -> Path:

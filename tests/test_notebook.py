@@ -38,6 +38,22 @@ def test_the_runtime_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: py
     first, second = capsys.readouterr().out.splitlines()
     assert f"jax {jax.__version__} on {jax.device_count()} x cpu" in first
     assert second.startswith("CPU: ")
+
+
+def test_virtual_devices_stand_in_only_for_accelerators_that_are_not_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NPROC", "64")
-    with pytest.raises(GPT2JaxError, match="cpu_devices: 3: jax has looked for devices already"):
-        notebook.begin(cpu_devices=3)
+    assert notebook.accelerators() == 0
+    monkeypatch.setattr(notebook, "accelerators", lambda: 3)
+    notebook.begin(cpu_devices=3)
+    assert "stand in" not in capsys.readouterr().out
+    with pytest.raises(GPT2JaxError, match="cpu_devices: 4: jax has looked for devices already"):
+        notebook.begin(cpu_devices=4)
+    assert capsys.readouterr().out.startswith("Accelerators: 3, fewer than 4: as many virtual devices")
+
+
+def test_a_jax_that_finds_no_devices_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "abacus")
+    with pytest.raises(GPT2JaxError, match=r"jax finds none here: .*abacus"):
+        notebook.accelerators()
