@@ -78,11 +78,16 @@ def kernel_here(config: ModelConfig, x_BTD: jax.Array, partition: Partition | No
         return "xla"
     rows, length, _ = x_BTD.shape
     name, _ = choose(config, length, x_BTD.dtype, platform, dropout)
-    scores = rows * config.n_head * length * min(length, QUERY_BLOCK)
-    one = platform == "cpu" and (partition is None or partition.mesh.size == 1)
-    if name == "xla" and config.attention == "auto" and one and scores > CACHED_SCORES and not dropout:
+    alone = partition is None or partition.mesh.size == 1
+    if name == "xla" and alone and not dropout and goes_by_heads(config, rows, length, platform):
         return "heads"
     return name
+
+
+def goes_by_heads(config: ModelConfig, rows: int, length: int, platform: str) -> bool:
+    """Whether one device that drops no weights takes :func:`head_by_head` for ``xla``."""
+    scores = rows * config.n_head * length * min(length, QUERY_BLOCK)
+    return platform == "cpu" and config.attention == "auto" and scores > CACHED_SCORES
 
 
 def attend(
