@@ -1,0 +1,51 @@
+"""What stands in for the released models and their data where the documentation's code is run."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from gpt2jax import presets, tokenizer
+from gpt2jax.config import ModelConfig
+from gpt2jax.evaluate import catalog
+from tests.evaluate.samples import LAMBADA
+from tests.weights.helpers import held, write
+
+SIZES = {"n_embd": 16, "n_head": 2, "n_layer": 2}
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a GPT-2 of random weights: its context and its vocabulary, and little else."""
+    weights = held(ModelConfig(**SIZES), encoding=tokenizer.gpt2())
+    return write(weights, tmp_path_factory.mktemp("small"), "huggingface")
+
+
+@pytest.fixture
+def stand_ins(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder in which every released model's name is a folder of the small model's (a path goes before a
+    name), its sizes are the small one's, and LAMBADA has three lines."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPT2JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GPT2JAX_OFFLINE", "1")
+    (tmp_path / "openai-community").mkdir()
+    for name in (*presets.PRESETS, *presets.ALIASES):
+        for place in (tmp_path, tmp_path / "openai-community"):
+            (place / name).symlink_to(small_model)
+    for name in presets.PRESETS:
+        monkeypatch.setitem(presets.PRESETS, name, SIZES)
+
+    data = tmp_path / "data" / "evaluation"
+    data.mkdir(parents=True)
+    (data / "lambada_test.jsonl").write_bytes(LAMBADA)
+    known = {"size": len(LAMBADA), "sha256": hashlib.sha256(LAMBADA).hexdigest()}
+    whole = catalog.dataset("lambada")
+    small = dataclasses.replace(
+        whole,
+        contents=catalog.Contents(**known, lines=LAMBADA.count(b"\n")),
+        releases=tuple(dataclasses.replace(release, **known) for release in whole.releases),
+        units=LAMBADA.count(b"\n"),
+    )
+    monkeypatch.setitem(catalog.catalog(), "lambada", small)
+    return tmp_path
