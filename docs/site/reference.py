@@ -93,7 +93,8 @@ def settings() -> str:
 
 
 def _section(name: str, section: type) -> Iterator[str]:
-    documented = griffe.load(section.__module__, search_paths=[str(ROOT)])[section.__name__]
+    path = ROOT.joinpath(*section.__module__.split(".")).with_suffix(".py")
+    documented = griffe.visit(section.__module__, path, path.read_text(encoding="utf-8"))[section.__name__]
     yield f"## {name}\n\n{' '.join(documented.docstring.value.split())}\n"
     yield "| setting | type | default | what |\n|---|---|---|---|"
     for key, info in section.__pydantic_fields__.items():  # type: ignore[attr-defined]

@@ -26,7 +26,19 @@ from tests.docs.site import module
 
 # Programs whose arguments are theirs to check.
 OTHERS = {"cd", "cat", "curl", "docker", "export", "gcloud", "git", "gsutil", "kubectl", "mkdir", "pre-commit"}
-OTHERS |= {"ruff", "scancel", "sky", "source", "squeue", "tail", "xprof", "tensorboard", "mypy", "shellcheck", "jupyter"}
+OTHERS |= {
+    "ruff",
+    "scancel",
+    "sky",
+    "source",
+    "squeue",
+    "tail",
+    "xprof",
+    "tensorboard",
+    "mypy",
+    "shellcheck",
+    "jupyter",
+}
 FOLDERS = ("benchmarks/", "configs/", "docs/", "gpt2jax/", "launch/", "notebooks/", "tests/")
 WITH_SETTINGS = ("train", "plan", "generate", "evaluate")
 
@@ -163,7 +175,10 @@ def _check_python(args: list[str]) -> str | None:
     if args[:1] == ["-m"]:
         if args[1] == "pip":
             return _check_pip(args[2:])
-        return None if importlib.util.find_spec(args[1]) else f"python -m {args[1]}: no such module"
+        with contextlib.suppress(ModuleNotFoundError):  # Of the package that it should be in.
+            if importlib.util.find_spec(args[1]):
+                return None
+        return f"python -m {args[1]}: no such module"
     if args and args[0].startswith("benchmarks/"):
         return _check_options(ROOT / args[0], args[1:])
     return None if args and args[0] in ("-c", "--version") else f"python {' '.join(args)}: what is that?"
@@ -200,7 +215,11 @@ def settings_problem(text: str) -> str | None:
     path = Path("shown.yaml")
     path.write_text(text, encoding="utf-8")
     errors = []
-    for read in (lambda: load(path), lambda: cli.generate._read_file(str(path)), lambda: cli.evaluate._read_file(str(path))):
+    for read in (
+        lambda: load(path),
+        lambda: cli.generate._read_file(str(path)),
+        lambda: cli.evaluate._read_file(str(path)),
+    ):
         try:
             read()
         except GPT2JaxError as error:
