@@ -16,7 +16,7 @@ RESULTS = "benchmarks/results"
 # Pages and pictures that GitHub shows where they stand, and the site as its own.
 BROUGHT = [
     *sorted(path for path in (ROOT / RESULTS).iterdir() if path.suffix in (".md", ".png", ".svg")),
-    *(ROOT / name for name in ("CONTRIBUTING.md", "MODEL_CARD.md") if (ROOT / name).is_file()),
+    *(ROOT / name for name in ("MODEL_CARD.md", "CONTRIBUTING.md")),
 ]
 
 
@@ -24,9 +24,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add what is not listed in mkdocs.yml to the navigation."""
     sections: dict[str, list[Any]] = {name: pages for entry in config.nav or [] for name, pages in entry.items()}
     sections["Reference"].append({"API": [{room.name: room.page} for room in reference.rooms()]})
-    measured = [path.relative_to(ROOT).as_posix() for path in BROUGHT if path.suffix == ".md"]
-    sections["About"] += [name for name in measured if "/" not in name]
-    sections["About"].append({"Measured": [name for name in measured if "/" in name]})
+    measured = [path.relative_to(ROOT).as_posix() for path in BROUGHT if path.suffix == ".md" and path.parent != ROOT]
+    sections["About"].append({"Measured": measured})
     return config
 
 

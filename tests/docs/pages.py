@@ -6,10 +6,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 
-# What is not there yet, or not in every copy, is not asked for.
 PAGES = [
-    ROOT / "README.md",
-    *(path for path in (ROOT / "CONTRIBUTING.md", ROOT / "MODEL_CARD.md") if path.exists()),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "MODEL_CARD.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "benchmarks" / "results").glob("*.md")),
 ]
