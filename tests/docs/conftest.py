@@ -44,13 +44,10 @@ def stand_ins(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     data = tmp_path / "data" / "evaluation"
     data.mkdir(parents=True)
     (data / "lambada_test.jsonl").write_bytes(LAMBADA)
-    known = {"size": len(LAMBADA), "sha256": hashlib.sha256(LAMBADA).hexdigest()}
     whole = catalog.dataset("lambada")
-    small = dataclasses.replace(
-        whole,
-        contents=catalog.Contents(**known, lines=LAMBADA.count(b"\n")),
-        releases=tuple(dataclasses.replace(release, **known) for release in whole.releases),
-        units=LAMBADA.count(b"\n"),
-    )
+    size, sha256, lines = len(LAMBADA), hashlib.sha256(LAMBADA).hexdigest(), LAMBADA.count(b"\n")
+    releases = tuple(dataclasses.replace(release, size=size, sha256=sha256) for release in whole.releases)
+    contents = catalog.Contents(size=size, sha256=sha256, lines=lines)
+    small = dataclasses.replace(whole, contents=contents, releases=releases, units=lines)
     monkeypatch.setitem(catalog.catalog(), "lambada", small)
     return tmp_path
