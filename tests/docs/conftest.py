@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import pytest
@@ -13,7 +14,7 @@ from gpt2jax.evaluate import catalog
 from tests.evaluate.samples import LAMBADA
 from tests.weights.helpers import held, write
 
-SIZES = {"n_embd": 64, "n_head": 2, "n_layer": 2}
+SIZES: dict[str, Any] = {"n_embd": 64, "n_head": 2, "n_layer": 2}
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from tests.docs.site import module
 
 SENTENCES = "A list is mutable. A tuple is not. The assignment statement binds names to values, and a call calls.\n"
 # What makes a run of the README's own settings short.
-SHORT = ["--model.n-layer=1", "--model.n-embd=40", "--mesh.data=1", "--training.steps=2", "--training.batch-size=2"]
+SHORT = ["--model.n-layer=1", "--model.n-embd=40", "--training.steps=2", "--training.batch-size=8"]
 SHORT += ["--training.eval-batches=1", "--sampling.max-new-tokens=4"]
 
 
