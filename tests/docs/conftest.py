@@ -14,7 +14,7 @@ from gpt2jax.evaluate import catalog
 from tests.evaluate.samples import LAMBADA
 from tests.weights.helpers import held, write
 
-SIZES: dict[str, Any] = {"n_embd": 64, "n_head": 2, "n_layer": 2}
+SIZES: dict[str, Any] = {"n_embd": 32, "n_head": 2, "n_layer": 1}
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,14 @@ import pytest
 
 from gpt2jax.cli import main
 from tests.docs.commands import commands
+from tests.docs.conftest import SIZES
 from tests.docs.pages import ROOT
 from tests.docs.site import module
 
 SENTENCES = "A list is mutable. A tuple is not. The assignment statement binds names to values, and a call calls.\n"
 # What makes a run of the README's own settings short.
 SHORT = ["--model.n-layer=1", "--model.n-embd=40", "--training.steps=2", "--training.batch-size=8"]
-SHORT += ["--training.eval-batches=1", "--sampling.max-new-tokens=4"]
+SHORT += ["--training.eval-batches=1", "--sampling.max-new-tokens=4", "--sampling.num-samples=1"]
 
 
 def examples(readme: str) -> dict[str, list[str]]:
@@ -57,7 +58,7 @@ def test_the_verbs_of_the_readme_do_what_it_says(folder: Path, capfd: pytest.Cap
     [figures] = Path("evaluation").glob("*.json")
     assert json.loads(figures.read_text(encoding="utf-8"))["figures"]
     assert "2 texts" in ran("features")
-    assert np.load("features.npz")["features"].shape == (2, 64)
+    assert np.load("features.npz")["features"].shape == (2, SIZES["n_embd"])
     assert "huggingface" in ran("convert")
     assert Path("my_model/model.safetensors").is_file()
     assert "jax " in ran("info")
