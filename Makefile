@@ -33,6 +33,10 @@ check: $(VENV)/installed-dev  ## Run ruff, mypy and shellcheck, and hold the lau
 	$(BIN)/shellcheck launch/*.sh .ci/run
 	$(BIN)/python -m tests.launch.check_manifests
 
+.PHONY: docs
+docs: $(VENV)/installed-dev  ## Build the documentation's site into site/; a warning is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file docs/site/mkdocs.yml
+
 .PHONY: lock
 lock:  ## Renew the tested versions for this Python: constraints/pyX.Y.txt.
 	rm -rf .venv-lock
@@ -44,7 +48,7 @@ lock:  ## Renew the tested versions for this Python: constraints/pyX.Y.txt.
 
 .PHONY: clean
 clean:  ## Remove environments and caches; data/ and runs/ stay.
-	rm -rf .venv .venv-lock .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf site .venv .venv-lock .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/made:
