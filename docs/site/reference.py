@@ -24,7 +24,7 @@ COLUMNS = 100
 
 
 class Room(NamedTuple):
-    """A line of the README's table "The house"."""
+    """A line of the table "All rooms" in docs/architecture.md."""
 
     name: str
     modules: list[str]
@@ -44,11 +44,11 @@ def rooms() -> list[Room]:
     """The rooms of the house, from the top down, but for the command line's, whose page is :func:`commands`.
 
     Raises:
-        ValueError: the README's table and the package differ.
+        ValueError: the table and the package differ.
     """
     package = ROOT / "gpt2jax"
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = readme.partition("\n## The house\n")[2].partition("\n## ")[0]
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.partition("\n## All rooms\n")[2].partition("\n## ")[0]
     found = [Room("gpt2jax", ["gpt2jax"], "The way in for weights")]
     seen = {package / "__init__.py", package / "__main__.py"}
     for names, holds in re.findall(r"^\| \d \| (.*?) \| (.*?) \|$", table, re.M):
@@ -63,7 +63,7 @@ def rooms() -> list[Room]:
     differ = seen ^ set(package.rglob("*.py"))
     if differ:
         raise ValueError(
-            f"README.md, The house: {', '.join(map(_module, sorted(differ)))}: only there, or missing there"
+            f"docs/architecture.md, All rooms: {', '.join(map(_module, sorted(differ)))}: only there, or missing there"
         )
     return found
 

@@ -72,11 +72,12 @@ def test_every_module_has_its_room(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     rooms = {room.name: room.modules for room in reference.rooms()}
     assert rooms["attention"] == ["gpt2jax.attention", "gpt2jax.kernels"]
     assert "gpt2jax.evaluate.tasks.lambada" in rooms["evaluate"] or "gpt2jax.evaluate.rows" in rooms["evaluate"]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     (tmp_path / "gpt2jax").symlink_to(ROOT / "gpt2jax")
-    (tmp_path / "README.md").write_text(readme.replace("`attention.py`, `kernels.py`", "`attention.py`"))
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "architecture.md").write_text(page.replace("`attention.py`, `kernels.py`", "`attention.py`"))
     monkeypatch.setattr(reference, "ROOT", tmp_path)
-    with pytest.raises(ValueError, match=r"The house: gpt2jax\.kernels: only there, or missing there"):
+    with pytest.raises(ValueError, match=r"All rooms: gpt2jax\.kernels: only there, or missing there"):
         reference.rooms()
 
 
