@@ -21,6 +21,10 @@ quickstart: $(VENV)/installed  ## Train a small GPT-2 on the text that Python it
 test: $(VENV)/installed-dev  ## Run the tests.
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
+.PHONY: notebooks
+notebooks: $(VENV)/installed-dev  ## Execute the notebooks from top to bottom; nothing is written into them.
+	$(BIN)/python -m tests.notebooks.execute
+
 .PHONY: check
 check: $(VENV)/installed-dev  ## Run ruff, mypy and shellcheck, and hold the launch manifests against their schemas.
 	$(BIN)/ruff check .
@@ -28,6 +32,10 @@ check: $(VENV)/installed-dev  ## Run ruff, mypy and shellcheck, and hold the lau
 	$(BIN)/mypy
 	$(BIN)/shellcheck launch/*.sh .ci/run
 	$(BIN)/python -m tests.launch.check_manifests
+
+.PHONY: docs
+docs: $(VENV)/installed-dev  ## Build the documentation's site into site/; a warning is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file docs/site/mkdocs.yml
 
 .PHONY: lock
 lock:  ## Renew the tested versions for this Python: constraints/pyX.Y.txt.
@@ -40,7 +48,7 @@ lock:  ## Renew the tested versions for this Python: constraints/pyX.Y.txt.
 
 .PHONY: clean
 clean:  ## Remove environments and caches; data/ and runs/ stay.
-	rm -rf .venv .venv-lock .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf site .venv .venv-lock .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/made:

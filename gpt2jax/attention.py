@@ -78,11 +78,16 @@ def kernel_here(config: ModelConfig, x_BTD: jax.Array, partition: Partition | No
         return "xla"
     rows, length, _ = x_BTD.shape
     name, _ = choose(config, length, x_BTD.dtype, platform, dropout)
-    scores = rows * config.n_head * length * min(length, QUERY_BLOCK)
-    one = platform == "cpu" and (partition is None or partition.mesh.size == 1)
-    if name == "xla" and config.attention == "auto" and one and scores > CACHED_SCORES and not dropout:
+    alone = partition is None or partition.mesh.size == 1
+    if name == "xla" and alone and not dropout and goes_by_heads(config, rows, length, platform):
         return "heads"
     return name
+
+
+def goes_by_heads(config: ModelConfig, rows: int, length: int, platform: str) -> bool:
+    """Whether one device that drops no weights takes :func:`head_by_head` for ``xla``."""
+    scores = rows * config.n_head * length * min(length, QUERY_BLOCK)
+    return platform == "cpu" and config.attention == "auto" and scores > CACHED_SCORES
 
 
 def attend(
@@ -179,6 +184,20 @@ def cached_attention(q_BHTK: jax.Array, k_BHSK: jax.Array, v_BHSK: jax.Array, po
     return _attend(q_BHTK, k_BHSK, v_BHSK, mask_BTS[:, None], 0.0, None)
 
 
+def causal_weights(q_BHTK: jax.Array, k_BHTK: jax.Array) -> jax.Array:
+    """What :func:`causal_attention` takes its means with, to look at: float32 [B, H, T, T], a query's weights over all
+    positions in a row. They sum to 1, and those of later positions are 0."""
+    positions_T = jnp.arange(q_BHTK.shape[2])
+    return _weights(q_BHTK, k_BHTK, (positions_T[:, None] >= positions_T[None, :])[None, None])
+
+
+def _weights(q_BHTK: jax.Array, k_BHSK: jax.Array, mask: jax.Array) -> jax.Array:
+    q_BHTK = q_BHTK * q_BHTK.shape[-1] ** -0.5
+    scores_BHTS = jnp.einsum("bhtk,bhsk->bhts", q_BHTK, k_BHSK, preferred_element_type=jnp.float32)
+    scores_BHTS = jnp.where(mask, scores_BHTS, jnp.finfo(jnp.float32).min)
+    return jax.nn.softmax(scores_BHTS, axis=-1)
+
+
 def _attend(
     q_BHTK: jax.Array,
     k_BHSK: jax.Array,
@@ -187,10 +206,7 @@ def _attend(
     dropout: float,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
-    q_BHTK = q_BHTK * q_BHTK.shape[-1] ** -0.5
-    scores_BHTS = jnp.einsum("bhtk,bhsk->bhts", q_BHTK, k_BHSK, preferred_element_type=jnp.float32)
-    scores_BHTS = jnp.where(mask, scores_BHTS, jnp.finfo(jnp.float32).min)
-    weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BHSK.dtype)
+    weights_BHTS = _weights(q_BHTK, k_BHSK, mask).astype(v_BHSK.dtype)
     if dropout_key is not None and dropout > 0.0:
         keep_BHTS = jax.random.bernoulli(dropout_key, 1.0 - dropout, weights_BHTS.shape)
         weights_BHTS = jnp.where(keep_BHTS, weights_BHTS / (1.0 - dropout), 0.0)

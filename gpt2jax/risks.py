@@ -9,10 +9,10 @@ RISKS = """\
 names, quotations and sources. Do not use it where what it writes has to be true.
 
 **It repeats what it was trained on.** GPT-2's own weights were trained on the text of web pages that Reddit users had
-linked to, chosen by their votes and not filtered for what they say: slurs, slander, private details and prejudice
-about gender, race, religion and much else are in it, and in what the model writes. OpenAI's probes for such bias found
-no significant difference between the two largest models: a larger one is no safer. Passages that the training text
-repeats often may come back word for word, whoever's they are.
+linked to, chosen by their votes. Links from some offensive subreddits were left out; what the pages say was not
+filtered: slurs, slander, private details and prejudice about gender, race, religion and much else are in it, and in
+what the model writes. OpenAI's probes for such bias found no significant difference between the two largest models: a
+larger one is no safer. Passages that the training text repeats often may come back word for word, whoever's they are.
 
 **Study it before people meet it.** Do not build it into something that people deal with before the biases that
 matter there have been studied, on this model and for this use. It has not been trained to follow instructions, to

@@ -216,3 +216,20 @@ def test_a_ramp_is_where_its_batches_end() -> None:
     assert at == [2, 2, 2, 4, 4, 8, 8, 8]
     assert [training.micro_batches_before(step) for step in range(9)] == [sum(at[:step]) for step in range(9)]
     assert [TrainingConfig(micro_batches=2).micro_batches_before(step) for step in (0, 1, 7)] == [0, 2, 14]
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ("model: {dropout: 0.1}", set()),
+        ("training: {steps: 3}", set()),
+        ("model: {n_ctx: 512}", {"n_ctx"}),
+        ("model: {n_ctx: 512, n_layer: 3}", set(settings.SIZES)),
+        ("model: {preset: gpt2, n_ctx: 512}", set(settings.SIZES)),
+        ("model: gpt2", set(settings.SIZES)),
+    ],
+)
+def test_a_file_that_shortens_the_context_says_no_other_size(model: str, named: set[str], tmp_path: Path) -> None:
+    """Those come from the weights to start from; as options, which are looked at later, do."""
+    (tmp_path / "settings.yaml").write_text(model)
+    assert settings.named_sizes(tmp_path / "settings.yaml") == named

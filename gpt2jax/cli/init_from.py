@@ -14,8 +14,11 @@ def in_full(arg: str) -> str:
     return arg
 
 
-def with_sizes_of_weights(training: settings.TrainingConfig, model: settings.ModelConfig) -> settings.ModelConfig:
-    """``model`` with the sizes of the weights to start from: as the run's folder recorded them, if it has begun."""
+def with_sizes_of_weights(
+    training: settings.TrainingConfig, model: settings.ModelConfig, named: frozenset[str]
+) -> settings.ModelConfig:
+    """``model`` with the sizes of the weights to start from, but for those that are ``named``: as the run's folder
+    recorded them, if it has begun."""
     assert training.init_from is not None
     recorded = Path(training.run_dir) / "config.yaml"
     before = settings.load(recorded) if recorded.exists() else None
@@ -25,4 +28,4 @@ def with_sizes_of_weights(training: settings.TrainingConfig, model: settings.Mod
         from gpt2jax.weights.sources import config_of
 
         found = config_of(training.init_from)
-    return dataclasses.replace(model, **{name: getattr(found, name) for name in settings.SIZES})
+    return dataclasses.replace(model, **{name: getattr(found, name) for name in set(settings.SIZES) - named})

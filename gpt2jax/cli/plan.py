@@ -52,11 +52,11 @@ class PlanArgs:
 
 
 def run(args: list[str]) -> int:
-    config, named = settings.Config(), True
+    config, named = settings.Config(), frozenset(settings.SIZES)
     args = [in_full(arg) for arg in args]
     if args and not args[0].startswith("-"):
         config = settings.load(args[0])
-        named = settings.names_sizes(args.pop(0))
+        named = settings.named_sizes(args.pop(0))
     elif "--help" not in args and "-h" not in args:
         raise GPT2JaxError("plan: needs a settings file (say configs/pretrain/gpt2-medium.yaml)")
     default = PlanArgs(**{name: getattr(config, name) for name in SECTIONS})
@@ -76,8 +76,8 @@ def run(args: list[str]) -> int:
     if stands_in and topology.chip.torus:
         print("gpt2jax: note: libtpu is not installed (extra plan): compiling for CPU devices instead", file=sys.stderr)
 
-    if given.training.init_from and not named:  # As in `gpt2jax train`.
-        default = dataclasses.replace(default, model=with_sizes_of_weights(given.training, default.model))
+    if given.training.init_from and named != frozenset(settings.SIZES):  # As in `gpt2jax train`.
+        default = dataclasses.replace(default, model=with_sizes_of_weights(given.training, default.model, named))
         given = parse(PlanArgs, args, "plan", HELP, default=default)
     config = dataclasses.replace(config, **{name: getattr(given, name) for name in SECTIONS})
 

@@ -49,10 +49,10 @@ examples:
 def run(args: list[str]) -> int:
     command = " ".join(["gpt2jax train", *args])
     args = [in_full(arg) for arg in args]
-    resume, named = False, True
+    resume, named = False, frozenset(settings.SIZES)
     if args and not args[0].startswith("-"):
         config = settings.load(args[0])
-        named = settings.names_sizes(args.pop(0))
+        named = settings.named_sizes(args.pop(0))
         if "--resume" in args:
             args.remove("--resume")
             resume = True
@@ -74,8 +74,8 @@ def run(args: list[str]) -> int:
 
     stopped_status = _stopped_status()
     start(config.mesh.cpu_devices, config.distributed)
-    if config.training.init_from and not named:
-        given = dataclasses.replace(given, model=with_sizes_of_weights(config.training, given.model))
+    if config.training.init_from and named != frozenset(settings.SIZES):
+        given = dataclasses.replace(given, model=with_sizes_of_weights(config.training, given.model, named))
         config = parse(settings.Config, args, "train", HELP, default=given)
     if dry:
         from gpt2jax.train.dry_run import dry_run

@@ -41,7 +41,7 @@ __all__ = [
     "TrainingConfig",
     "from_mapping",
     "load",
-    "names_sizes",
+    "named_sizes",
     "to_yaml",
 ]
 
@@ -96,10 +96,13 @@ def load(path: str | Path) -> Config:
     return from_mapping(read_yaml(path), str(path))
 
 
-def names_sizes(path: str | Path) -> bool:
-    """Whether a settings file says what the model's sizes are; weights to start from say it otherwise."""
-    model = (read_yaml(path) or {}).get("model")
-    return isinstance(model, str) or bool({"preset", *SIZES} & set(model or {}))
+def named_sizes(path: str | Path) -> frozenset[str]:
+    """Which of :data:`SIZES` a settings file says; weights to start from say the others. A file that names a preset or
+    any size but the context's says all of them."""
+    model = (read_yaml(path) or {}).get("model") or {}
+    if isinstance(model, str) or ({"preset", *SIZES} - {"n_ctx"}) & set(model):
+        return frozenset(SIZES)
+    return frozenset({"n_ctx"} & set(model))
 
 
 def to_yaml(config: Config) -> str:

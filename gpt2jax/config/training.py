@@ -47,12 +47,15 @@ class TrainingConfig:
     spike_on: Literal["loss", "grad_norm"] = "loss"
     """What spike_z watches."""
     log_interval: Count = 10
+    """Steps between lines of the log, which the device is waited for."""
     log_norms: bool = False
     """Log the norms of gradient and update of each kind of parameter too (metrics.jsonl and TensorBoard)."""
     eval_interval: Count = 250
+    """Steps between validations."""
     eval_batches: CountOrZero = 20
     """Validation batches, always the same ones, evenly spread; 0 takes the whole validation split."""
     checkpoint_interval: Count = 500
+    """Steps between checkpoints; the last step always has one."""
     patience: CountOrZero = 0
     """Validations (each eval_interval) without a new best after which the run ends; each new best is then saved, and
     samples and exports are those of the best. 0 never ends early."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from gpt2jax import config as settings
 from gpt2jax import tokenizer
@@ -73,6 +74,15 @@ def test_from_weights_of_any_form_to_any_form(folder: Path, capsys: pytest.Captu
     # Once more: the same weights in the place of those of before.
     assert run("text.yaml", source, "--data", "book.txt", "--export", to) == 0
     assert same(load(Path("runs/finetune/export") / f"{to}{suffix}").params, exported.params)
+
+
+def test_a_file_that_shortens_the_context_keeps_the_other_sizes(folder: Path) -> None:
+    source = write(WEIGHTS, folder, "huggingface")
+    recipe = yaml.safe_load((CONFIGS / "finetune" / "text.yaml").read_text())
+    Path("short.yaml").write_text(yaml.safe_dump(recipe | {"model": recipe.get("model", {}) | {"n_ctx": 16}}))
+    assert run(str(folder / "short.yaml"), source, "--data", "book.txt", "--training.steps=1") == 0
+    model = settings.load("runs/finetune/config.yaml").model
+    assert (model.n_ctx, model.n_embd, model.n_layer) == (16, MODEL.n_embd, MODEL.n_layer)
 
 
 def test_the_same_command_goes_on_and_notices_another_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
