@@ -17,6 +17,10 @@ quickstart: $(VENV)/installed  ## Train a small GPT-2 on the text that Python it
 	$(BIN)/gpt2jax prepare pydoc --out data/pydoc --tokenizer bytes
 	$(BIN)/gpt2jax train configs/quickstart.yaml
 
+.PHONY: serve
+serve: $(VENV)/installed-serve  ## Serve the quickstart's model on this machine.
+	$(BIN)/gpt2jax serve --model runs/quickstart
+
 .PHONY: test
 test: $(VENV)/installed-dev  ## Run the tests.
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
@@ -60,6 +64,10 @@ $(VENV)/made:
 $(VENV)/installed: $(VENV)/made pyproject.toml $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable .
 	@touch $@
+
+$(VENV)/installed-serve: $(VENV)/made pyproject.toml $(CONSTRAINTS)
+	$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable '.[serve]'
+	@touch $@ $(VENV)/installed
 
 $(VENV)/installed-dev: $(VENV)/made pyproject.toml $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable '.[dev]'

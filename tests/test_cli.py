@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gpt2jax import __version__, config
-from gpt2jax.cli import evaluate, main
+from gpt2jax.cli import evaluate, main, serve
 from gpt2jax.cli.generate import _read_file
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -294,5 +294,7 @@ def test_every_settings_file_is_valid(path: Path) -> None:
         assert _read_file(str(path))["sampling"]["top_p"] == 0.95
     elif path.stem == "evaluate":
         assert evaluate._read_file(str(path)).evaluation == config.EvaluationConfig()
+    elif path.stem == "serve":
+        assert serve.read_file(str(path)).serving == config.ServingConfig(max_tokens=512, timeout=120.0)
     else:
         assert config.load(path).training.run_dir.startswith("runs/")

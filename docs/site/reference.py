@@ -17,7 +17,7 @@ import griffe
 from pydantic.fields import FieldInfo
 
 from gpt2jax import cli
-from gpt2jax.config import Config, EvaluationConfig
+from gpt2jax.config import Config, EvaluationConfig, ServingConfig
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = 100
@@ -89,6 +89,7 @@ def settings() -> str:
     for field in dataclasses.fields(Config):
         lines += _section(field.name, typing.cast(type, field.type))
     lines += _section("evaluation", EvaluationConfig)
+    lines += _section("serving", ServingConfig)
     return "\n".join(lines)
 
 

@@ -43,8 +43,8 @@ class ServeArgs:
 
 
 def run(args: list[str]) -> int:
-    from_file = read_yaml(args.pop(0)) if args and args[0].endswith((".yaml", ".yml")) else {}
-    given = parse(ServeArgs, args, "serve", HELP, default=_defaults(from_file))
+    default = read_file(args.pop(0)) if args and args[0].endswith((".yaml", ".yml")) else ServeArgs()
+    given = parse(ServeArgs, args, "serve", HELP, default=default)
     if given.model is None:
         raise GPT2JaxError("serve: --model: should be given, in the settings file or as an option")
     try:
@@ -66,16 +66,22 @@ def _several(mesh: settings.MeshConfig) -> bool:
     return mesh != settings.MeshConfig(data=1, cpu_devices=mesh.cpu_devices)
 
 
-def _defaults(from_file: Any) -> ServeArgs:
-    allowed = [*SECTIONS, "model"]
+def read_file(path: str) -> ServeArgs:
+    """What a settings file says.
+
+    Raises:
+        GPT2JaxError: it cannot be read, or has a key or value that there is not.
+    """
+    from_file, allowed, made = read_yaml(path) or {}, [*SECTIONS, "model"], dict[str, Any]()
     for key in from_file:
         if key not in allowed:
-            raise GPT2JaxError(f"{key}: unknown key ({nearest(str(key), allowed)})")
-    made: dict[str, Any] = {}
+            raise GPT2JaxError(f"{path}: {key}: unknown key ({nearest(str(key), allowed)})")
     if "serving" in from_file:
         made["serving"] = settings.ServingConfig(**from_file["serving"])
     if "mesh" in from_file:
         made["mesh"] = settings.MeshConfig(**{"data": 1} | from_file["mesh"])
     if "model" in from_file:
-        made["model"] = str(from_file["model"])
+        if not isinstance(from_file["model"], str):
+            raise GPT2JaxError(f"{path}: model: {from_file['model']!r}: should be a path or a name")
+        made["model"] = from_file["model"]
     return ServeArgs(**made)

@@ -42,5 +42,3 @@ class ServingConfig:
     api_keys: NotEmpty | None = None
     """A file with a key a line that clients must send (Authorization: Bearer KEY); keys may also stand in the
     environment, GPT2JAX_API_KEYS, separated by commas. Without any, whoever reaches the server may use it."""
-    log_text: bool = False
-    """Whether the log shows what was asked and written."""

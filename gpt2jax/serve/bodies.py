@@ -34,7 +34,7 @@ class Body(BaseModel):
 
 def _fields_of_sampling() -> dict[str, Any]:
     fields: dict[str, Any] = {}
-    for field in dataclasses.fields(SamplingConfig):  # type: ignore[arg-type]
+    for field in dataclasses.fields(SamplingConfig):
         without = field.default is dataclasses.MISSING
         fields[field.name] = (field.type, Field(default_factory=dict) if without else field.default)
     return fields

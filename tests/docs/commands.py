@@ -40,7 +40,7 @@ OTHERS |= {
     "jupyter",
 }
 FOLDERS = ("benchmarks/", "configs/", "docs/", "gpt2jax/", "launch/", "notebooks/", "tests/")
-WITH_SETTINGS = ("train", "plan", "generate", "evaluate")
+WITH_SETTINGS = ("train", "plan", "generate", "evaluate", "serve")
 
 
 class Accepted(BaseException):
@@ -131,7 +131,7 @@ def _fences() -> dict[str, Any]:
         tasks.select([name for name in given.evaluation.tasks if "/" not in name])
         raise Accepted
 
-    modules = ("train", "generate", "features", "plan", "weights", "info")
+    modules = ("train", "generate", "serve", "features", "plan", "weights", "info")
     return {f"gpt2jax.cli.{name}.start": stop for name in modules} | {
         "gpt2jax.cli.evaluate._download": evaluate,
         "gpt2jax.cli.evaluate._evaluate": evaluate,
@@ -219,6 +219,7 @@ def settings_problem(text: str) -> str | None:
         lambda: load(path),
         lambda: cli.generate._read_file(str(path)),
         lambda: cli.evaluate._read_file(str(path)),
+        lambda: cli.serve.read_file(str(path)),
     ):
         try:
             read()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2jax.config import Config, EvaluationConfig
+from gpt2jax.config import Config, EvaluationConfig, ServingConfig
 from tests.docs.commands import check, commands, options, settings_problem
 from tests.docs.pages import HEADS, PAGES, ROOT, blocks, head_commands, spans
 
@@ -17,7 +17,7 @@ LANGUAGES = (*COMMANDS, "python", "yaml", "json", "text", "make", "dockerfile")
 OTHER_OPTIONS = {"--ntasks-per-node", "--gpus-per-task", "--batch", "--signal", "--dryrun", "--env", "--model_args"}
 FILE_ENDINGS = {"json", "md", "npz", "png", "py", "safetensors", "txt", "yaml"}
 # Each section as it is by default.
-SECTIONS = {**vars(Config()), "evaluation": EvaluationConfig()}
+SECTIONS = {**vars(Config()), "evaluation": EvaluationConfig(), "serving": ServingConfig()}
 
 
 @pytest.fixture(autouse=True)

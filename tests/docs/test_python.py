@@ -10,7 +10,7 @@ from tests.docs.conftest import SIZES
 from tests.docs.pages import PAGES, ROOT, blocks
 
 # Other programs, whose code stands beside ours to compare: it is only parsed.
-OTHERS = {"gpt_2", "maxtext", "MaxText", "model", "tensorflow", "tiktoken", "torch", "transformers"}
+OTHERS = {"gpt_2", "maxtext", "MaxText", "model", "openai", "tensorflow", "tiktoken", "torch", "transformers"}
 
 
 def run(text: str) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """`gpt2jax serve` as a process, asked over loopback; each text is the offline engine's."""
 
 import base64
+import itertools
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import openai
 import pytest
 
 from gpt2jax import tokenizer
@@ -70,6 +72,8 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(60)
         self._reader.join(10)
+        assert self.process.stderr
+        self.process.stderr.close()
         return status
 
 
@@ -105,11 +109,13 @@ def events(server: Server, body: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_the_cards_request_gives_a_list_of_strings(server: Server, writer: TextModel) -> None:
     found = server.post("/score", CARD_EXAMPLE)
-    assert [text.startswith(prompt) for text, prompt in zip(found, CARD_EXAMPLE["input_data"], strict=True)] == [True] * 2
-    body = {"input_data": ["Long time ago", "a"], "params": {"seed": 3, "max_new_tokens": 20, "return_full_text": False}}
+    assert len(found) == 2
+    assert all(text.startswith(prompt) for text, prompt in zip(found, CARD_EXAMPLE["input_data"], strict=True))
+    params = {"seed": 3, "max_new_tokens": 20, "return_full_text": False}
+    body: dict[str, Any] = {"input_data": ["Long time ago", "a"], "params": params}
     wanted = [offline(writer, prompt, SamplingConfig(seed=3, max_new_tokens=20)).text for prompt in body["input_data"]]
     assert server.post("/score", body) == wanted
-    body["params"]["seed"] = 4  # type: ignore[index]
+    body["params"]["seed"] = 4
     assert server.post("/score", body) != wanted
     # A seed that is not given is drawn.
     unseeded = {"input_data": ["a"], "params": {"max_new_tokens": 40}}
@@ -129,7 +135,7 @@ def test_all_of_the_sampling_settings_have_their_names(server: Server, writer: T
         ("/score", {"input_data": ["a"], "params": {"top_p": 2}}, "params.top_p: 2: "),
         ("/score", {"input_data": []}, "input_data: "),
         ("/score", {"input_data": [""]}, "prompt 1: is empty"),
-        ("/score", {"input_data": ["a"], "params": {"beams": 2}}, "beams: 2: should be 1"),
+        ("/score", {"input_data": ["a"], "params": {"beams": 2, "max_new_tokens": 9}}, "beams: 2: should be 1"),
         ("/score", {"input_data": ["a"], "params": {"num_samples": 2}}, "num_samples: 2: should be 1"),
         ("/score", {"input_data": ["a" * 128]}, "prompt 1: 128 tokens: at most 127 are taken"),
         ("/score", {"input_data": ["a"], "params": {"max_new_tokens": 101}}, "max_new_tokens: 101: at most 100"),
@@ -150,7 +156,8 @@ def test_a_mistake_is_named(server: Server, path: str, body: Any, message: str) 
 
 
 def test_other_mistakes(server: Server) -> None:
-    answer = httpx.post(server.address + "/score", content=b'{"input_data": [', headers={"content-type": "application/json"})
+    json_type = {"content-type": "application/json"}
+    answer = httpx.post(server.address + "/score", content=b'{"input_data": [', headers=json_type)
     assert answer.status_code == 422
     assert answer.json()["error"]["message"].startswith("body: no JSON")
     assert server.post("/score", {"input_data": ["a" * 30_000]}, 413)["error"]["message"].startswith("body: too large")
@@ -160,10 +167,12 @@ def test_other_mistakes(server: Server) -> None:
 
 
 def test_completions(server: Server, writer: TextModel) -> None:
-    body = {"prompt": ["ab", "the"], "n": 2, "seed": 5, "max_tokens": 12, "temperature": 0.9, "echo": True}
+    prompts = ["ab", "the"]
+    body = {"prompt": prompts, "n": 2, "seed": 5, "max_tokens": 12, "temperature": 0.9, "echo": True}
     answer = server.post("/v1/completions", body)
     sampling = SamplingConfig(seed=5, max_new_tokens=12, temperature=0.9, num_samples=2)
-    wanted = [prompt + text for prompt, texts in zip(body["prompt"], writer.write(body["prompt"], sampling), strict=True) for text in texts]  # type: ignore[arg-type, call-overload]
+    written = zip(prompts, writer.write(prompts, sampling), strict=True)
+    wanted = [prompt + text for prompt, texts in written for text in texts]
     assert [choice["text"] for choice in answer["choices"]] == wanted
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
     assert answer["usage"]["prompt_tokens"] == 5
@@ -202,7 +211,7 @@ def test_a_stream_has_the_same_text(server: Server) -> None:
         assert [one["finish_reason"] for one in own[:-1]] == [None] * (len(own) - 1)
         assert own[-1]["finish_reason"] == choice["finish_reason"]
         for name in ("tokens", "token_logprobs", "text_offset"):
-            assert sum((one["logprobs"][name] for one in own), []) == choice["logprobs"][name]
+            assert list(itertools.chain(*(one["logprobs"][name] for one in own))) == choice["logprobs"][name]
     assert told[-1]["usage"] == whole["usage"]
     assert len(told) > 20  # It came in pieces.
 
@@ -242,7 +251,8 @@ def test_probes_and_pages(server: Server) -> None:
 
 def test_who_leaves_frees_the_slots(server: Server) -> None:
     """Eight texts fill slots and queue; their client leaves; another one is served."""
-    body = {"input_data": ["a"] * 8, "params": {"max_new_tokens": 100, "ignore_end_of_text": True, "past_context": "slide"}}
+    params = {"max_new_tokens": 100, "ignore_end_of_text": True, "past_context": "slide"}
+    body = {"input_data": ["a"] * 8, "params": params}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(server.address + "/score", json=body, timeout=httpx.Timeout(5, read=0.02))
     assert len(server.post("/v1/completions", {"prompt": "a", "max_tokens": 3})["choices"]) == 1
@@ -318,3 +328,23 @@ def test_what_cannot_be_served_is_said(model: Path, options: list[str], message:
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()[-1]) < 300
+
+
+def test_openais_own_client(server: Server, writer: TextModel) -> None:
+    client = openai.OpenAI(base_url=server.address + "/v1", api_key="none", max_retries=0)
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    asked: dict[str, Any] = {"model": "tiny", "prompt": "the", "max_tokens": 20, "seed": 3, "logprobs": 1}
+    answer = client.completions.create(**asked)
+    sampling = SamplingConfig(seed=3, max_new_tokens=20)
+    assert answer.choices[0].text == offline(writer, "the", sampling).text
+    assert answer.usage
+    assert answer.usage.completion_tokens == len(offline(writer, "the", sampling).tokens)
+    assert client.completions.create(**asked | {"seed": 4}).choices[0].text != answer.choices[0].text
+    pieces = [chunk.choices[0].text for chunk in client.completions.create(**asked, stream=True)]
+    assert len(pieces) > 5
+    assert "".join(pieces) == answer.choices[0].text
+    # It asks for base64 and unpacks it.
+    found = client.embeddings.create(model="tiny", input=["abc"]).data[0].embedding
+    assert np.allclose(found, features(tiny_params(), [list(b"abc")], CONFIG)[0], atol=1e-4)
+    with pytest.raises(openai.UnprocessableEntityError, match="max_tokens: -1"):
+        client.completions.create(model="tiny", prompt="a", max_tokens=-1)
