@@ -81,7 +81,7 @@ class Text:
     prompt: list[int]
     """What is to be read before (more of) the text can be drawn."""
     submitted: float
-    """Seconds, of :func:`time.perf_counter`."""
+    """Seconds, by the clock of ``time.perf_counter``."""
     read: int = 0
     """Tokens of the prompt that have been read."""
     drawn_before: int = 0
