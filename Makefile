@@ -39,7 +39,7 @@ check: $(VENV)/installed-dev  ## Run ruff, mypy and shellcheck, and hold the lau
 
 .PHONY: docs
 docs: $(VENV)/installed-dev  ## Build the documentation's site into site/; a warning is an error.
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file docs/site/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --config-file docs/site/mkdocs.yml
 
 .PHONY: lock
 lock:  ## Renew the tested versions for this Python: constraints/pyX.Y.txt.

@@ -105,3 +105,15 @@ def test_a_docstring_that_names_nothing_is_warned_of(caplog: pytest.LogCaptureFi
         "made", {"__init__.py": code}, extensions=griffe.load_extensions(docstrings.Roles)
     ):
         assert "made: :func:`nothing`: there is no such name" in caplog.text
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """One that is not ends `make docs` with a warning."""
+    text = (ROOT / "docs" / "site" / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = set(re.findall(r"[:-] ([\w/]+\.md)$", text, re.M))
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert pages <= listed
+    assert {"index.md", "coming_from/nanogpt.md"} <= pages
+    assert (
+        "quiet" not in (ROOT / "Makefile").read_text(encoding="utf-8").partition("mkdocs build")[2].partition("\n")[0]
+    )

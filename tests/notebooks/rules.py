@@ -10,7 +10,7 @@ import nbformat
 ROOT = Path(__file__).parents[2]
 
 # The first code cell of all notebooks. pip is asked for the jax that is there, in so many words, and so cannot put
-# another in its place: if gpt2jax does not work with it, pip says so.
+# another in its place: if gpt2jax does not work with it, pip says so, and so does the cell.
 SET_UP = """\
 # The same in every notebook: on Colab it installs gpt2jax, beside the jax that is there.
 import importlib.metadata
@@ -23,7 +23,9 @@ os.environ.setdefault("NPROC", "64")  # Threads for virtual CPU devices; read wh
 if importlib.util.find_spec("gpt2jax") is None:
     kept = [f"{name}=={importlib.metadata.version(name)}" for name in ("jax", "jaxlib")]
     source = "gpt2jax @ git+{repository}"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *kept, source], check=True)"""
+    done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *kept, source], check=False)
+    if done.returncode:
+        raise SystemExit(f"gpt2jax does not go with the {' and '.join(kept)} of this runtime: pip says why.")"""
 BEGIN = re.compile(r"from gpt2jax import notebook\n\nnotebook\.begin\((cpu_devices=\d+)?\)")
 
 CELL_LINES = 25
