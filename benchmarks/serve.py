@@ -2,10 +2,10 @@
 
     python benchmarks/serve.py
 
-Both are `gpt2jax serve` of the same gpt2 with random weights, float32, one with 16 slots and one with a single slot, and
-are asked in turn (A B A B) by as many clients at once, each for texts of the same length. Prints and writes
-benchmarks/results/serve.md: new tokens a second of all clients together, the ratio within each round, and the time to a
-text's end as a client has it.
+Both are `gpt2jax serve` of the same gpt2 with random weights, float32, one with 16 slots and one with a single slot. They
+are asked in turn (A B A B) by as many clients at once, each for a text of the same length. Prints and writes
+benchmarks/results/serve.md: new tokens a second of all clients together, the ratio within each round, and the seconds
+until a client has its text.
 """
 
 import argparse
@@ -107,14 +107,15 @@ def main() -> None:
         for server in (shared, single):
             server.end()
     table = "\n".join(lines)
+    options = f"--clients {' '.join(map(str, given.clients))} --tokens {given.tokens} --rounds {given.rounds}"
     RESULTS.write_text(
         f"""# Many clients at once
 
-`python benchmarks/serve.py --model {given.model} --clients {" ".join(map(str, given.clients))} --tokens {given.tokens} --rounds {given.rounds}`
+`python benchmarks/serve.py --model {given.model} {options}`
 on {platform.machine()}, {os.cpu_count()} cores, {time.strftime("%Y-%m-%d")}; jax {jax.__version__}, float32, random
-weights. Texts of {given.tokens} new tokens, as many at once as there are clients, of a server with 16 slots and of one with
-a single slot, in turn. New tokens a second of all clients together; seconds until a client has its text. The first server
-was ready {started:.0f} s after its start, programs that an earlier one had compiled included.
+weights. Texts of {given.tokens} new tokens, as many at once as there are clients, of a server with 16 slots and of one
+with a single slot, in turn. New tokens a second of all clients together; seconds until a client has its text. The first
+server was ready {started:.0f} s after its start, with what was in the cache of compiled programs.
 
 | clients | 16 slots, tokens/s | 1 slot, tokens/s | ratio | range | 16 slots, s | 1 slot, s |
 |---|---|---|---|---|---|---|
