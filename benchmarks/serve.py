@@ -2,8 +2,8 @@
 
     python benchmarks/serve.py
 
-Both are `gpt2jax serve` of the same gpt2 with random weights, float32, one with 16 slots and one with a single slot. They
-are asked in turn (A B A B) by as many clients at once, each for a text of the same length. Prints and writes
+Both are `gpt2jax serve` of the same gpt2 with random weights, float32, one with 16 slots and one with a single slot.
+They are asked in turn (A B A B) by as many clients at once, each for a text of the same length. Prints and writes
 benchmarks/results/serve.md: new tokens a second of all clients together, the ratio within each round, and the seconds
 until a client has its text.
 """
