@@ -1,5 +1,6 @@
 """The checkpoints of a run: damage is found, the right ones stay, and what cannot be written is told at once."""
 
+import gc
 import json
 import logging
 import shutil
