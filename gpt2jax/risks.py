@@ -1,4 +1,4 @@
-"""What a model may do wrong: the section that every run's report and every exported model carries."""
+"""What a model is for, what it may do wrong, and who has written of it: sections that models are given with them."""
 
 # The first three paragraphs are what OpenAI's model card for GPT-2 and its paper (Radford et al. 2019) report, in our
 # words; the last is about models that the card does not speak of.
@@ -21,4 +21,29 @@ refuse, or to keep out of harm's way; text that looks written by a person is eas
 **Other weights, other faults.** A model trained from scratch has the faults of its own text, and nobody has studied
 them unless it says so here. Fine-tuning adds those of the new text and is not known to remove the old ones; neither is
 a filter on outputs. A small model makes less sense, which is not the same as less harm.
+"""
+
+USES = """\
+## Uses
+
+**Intended**: research on language models and on what is wrong with them, teaching, starting points for fine-tuning,
+writing aids, games and art in which nobody takes the text for fact.
+
+**Out of scope**: whatever needs the text to be true; decisions about people; anything that people deal with before
+the biases that matter there have been studied; deceit, spam and impersonation. Not for advice on health, law or
+money.
+"""
+
+# What OpenAI's card and paper, and work after them, say of it.
+READING = """\
+## Reading on
+
+* Radford et al. (2019) and OpenAI's model card: what the first three paragraphs of the risks are from.
+* Solaiman et al. (2019), "Release Strategies and the Social Impacts of Language Models": OpenAI's report on the
+  releases.
+* Sheng et al. (2019), "The Woman Worked as a Babysitter: On Biases in Language Generation"; Sheng et al. (2021),
+  "Societal Biases in Language Generation: Progress and Challenges".
+* Bender et al. (2021), "On the Dangers of Stochastic Parrots: Can Language Models Be Too Big?"
+* Gehman et al. (2020), "RealToxicityPrompts": toxic text from prompts that are not.
+* Blodgett et al. (2021), "Stereotyping Norwegian Salmon": what is wrong with data sets that measure stereotypes.
 """

@@ -8,9 +8,9 @@ import pytest
 
 from gpt2jax import parameters
 from gpt2jax.config import ModelConfig, preset
-from gpt2jax.evaluate.paper import paper
+from gpt2jax.paper import paper
 from gpt2jax.presets import ALIASES, PRESETS
-from gpt2jax.risks import RISKS
+from gpt2jax.risks import READING, RISKS, USES
 
 CARD = (Path(__file__).parents[1] / "MODEL_CARD.md").read_text(encoding="utf-8")
 
@@ -57,7 +57,8 @@ def test_sizes_are_those_of_the_presets(model: str) -> None:
     ]  # fmt: skip
 
 
-def test_the_risks_are_those_that_every_model_carries() -> None:
-    found = re.search(r"^## Risks\n.*?(?=^## |\Z)", CARD, re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize(("title", "section"), [("Risks", RISKS), ("Uses", USES), ("Reading on", READING)])
+def test_what_every_model_carries_is_what_this_card_says(title: str, section: str) -> None:
+    found = re.search(rf"^## {title}\n.*?(?=^## |\Z)", CARD, re.MULTILINE | re.DOTALL)
     assert found is not None
-    assert found[0].strip() == RISKS.strip()
+    assert found[0].strip() == section.strip()

@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 
 from gpt2jax.evaluate.figures import Evaluation
-from gpt2jax.evaluate.paper import paper
 from gpt2jax.evaluate.table import by_size
+from gpt2jax.paper import paper
 from gpt2jax.pictures import new_figure, save
 from gpt2jax.presets import PRESETS
 

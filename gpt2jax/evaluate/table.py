@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from gpt2jax.evaluate import paper
+from gpt2jax import paper
 from gpt2jax.evaluate.figures import Evaluation, Figure, shown
 from gpt2jax.presets import PRESETS
 from gpt2jax.progress import duration

@@ -1,7 +1,13 @@
 """The model card that every exported model carries."""
 
+import re
+from pathlib import Path
+
 from gpt2jax import __version__, parameters
-from gpt2jax.risks import RISKS
+from gpt2jax.config import ModelConfig
+from gpt2jax.paper import paper
+from gpt2jax.presets import PRESETS
+from gpt2jax.risks import READING, RISKS, USES
 from gpt2jax.weights.arrays import DType
 from gpt2jax.weights.weights import Weights
 
@@ -28,7 +34,8 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 
 
 def card(weights: Weights, to: str, dtype: DType, name: str = "path/to/this/folder") -> str:
-    """Markdown: what the model is, how it is used, what whoever publishes it should add, and its risks.
+    """Markdown: what the model is, how and for what it is used, how it was trained and what that took, as the report of
+    its run says it, the paper's figures for OpenAI's models of its sizes, and its risks.
 
     Args:
         to: the form that it is in.
@@ -54,15 +61,58 @@ Multitask Learners").
 |---|---|
 {table}
 
-## Use
+## How to load it
 
 {_USES[to]}
 
 or `gpt2jax generate --model {name} "Once upon a time"`.
 
-## Training data, results, licence
+{USES}
+{_training(Path(weights.origin.where))}
+{_paper(config)}{RISKS}
+{READING}"""
 
-Whoever publishes this model: say here what it was trained on, how it was evaluated, and under which licence it may
-be used. The conversion knows none of these. OpenAI's own GPT-2 weights are under a modified MIT licence.
 
-{RISKS}"""
+def _training(source: Path) -> str:
+    """The report of the run that made the weights, if they are a run's; else what somebody should say."""
+    # The weights lie in the run's folder, or below it in checkpoints/STEP or export/FORM.
+    folders = [folder for folder in (source, *source.parents[:2]) if (folder / "checkpoints").is_dir()]
+    found = [folder / "report.md" for folder in folders if (folder / "report.md").is_file()]
+    licence = "The licence is for whoever publishes the model to choose, as far as its data allows."
+    if not found:
+        return f"""## Training, evaluation, licence
+
+Whoever publishes this model: say here what it was trained on, how it was evaluated, and what that took; the conversion
+knows none of these. {licence} OpenAI's own GPT-2 weights are under a modified MIT licence.
+"""
+    report = found[0].read_text(encoding="utf-8").partition(RISKS.partition("\n")[0])[0]
+    told = re.sub(r"^#+ ", "### ", report.partition("\n")[2].strip(), flags=re.M)
+    return f"""## Training, evaluation, environmental impact
+
+As the report of the run says it, whose figures are those of the whole run.
+
+{told}
+
+{licence}
+"""
+
+
+def _paper(config: ModelConfig) -> str:
+    """The paper's figures, of a model that has a released one's sizes."""
+    own = (config.n_embd, config.n_head, config.n_layer, config.n_vocab, config.n_ctx)
+    released = {(*sizes.values(), ModelConfig.n_vocab, ModelConfig.n_ctx): name for name, sizes in PRESETS.items()}
+    name = released.get(own)
+    if name is None:
+        return ""
+    columns, figures = paper().columns, paper().figures[name]
+    rows = "\n".join(f"| {column.title} | {column.metric} | {figures[column.name]:g} |" for column in columns)
+    return f"""## The paper's figures
+
+Zero-shot figures of OpenAI's {name} (Radford et al. 2019, Table 3), by protocols that were not published. They are
+this model's only if its weights are OpenAI's.
+
+| | | |
+|---|---|---|
+{rows}
+
+"""

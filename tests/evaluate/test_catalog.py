@@ -4,11 +4,11 @@ import re
 
 import pytest
 
+from gpt2jax import paper as paper_module
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.evaluate import catalog as module
-from gpt2jax.evaluate import paper as paper_module
 from gpt2jax.evaluate.catalog import catalog, dataset, members
-from gpt2jax.evaluate.paper import figure, paper
+from gpt2jax.paper import figure, paper
 from gpt2jax.presets import PRESETS
 
 

@@ -85,4 +85,4 @@ def figure(column: str, model: str) -> float | None:
 
 
 def _text(name: str) -> str:
-    return resources.files("gpt2jax.evaluate").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("gpt2jax").joinpath(name).read_text(encoding="utf-8")
