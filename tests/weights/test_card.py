@@ -38,7 +38,7 @@ def test_the_card_of_a_run_has_the_runs_own_figures(tmp_path: Path) -> None:
     (run / "report.md").write_text(
         f"# Run run\n\n| validation loss | 1.5 |\n\n## Environmental impact\n\nMuch.\n\n{RISKS}"
     )
-    for number, source in enumerate((run, run / "checkpoints" / "5")):
+    for number, source in enumerate((run, run / "checkpoints" / "0")):
         convert(open_weights(source), tmp_path / f"out{number}", "huggingface", progress=False)
         written = (tmp_path / f"out{number}" / "README.md").read_text(encoding="utf-8")
         assert "| validation loss | 1.5 |\n\n### Environmental impact\n\nMuch.\n" in written
