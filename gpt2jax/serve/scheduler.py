@@ -31,6 +31,8 @@ from gpt2jax.tokenizer import end_of_text
 
 T = TypeVar("T")
 
+# Tokens of the smaller pieces: what is read of a short prompt, or of the end of a long one.
+SHORT = 16
 # Stop tokens that there is room for in a slot.
 STOP_ROOM = 16
 
@@ -117,6 +119,7 @@ class Scheduler:
         self.end_of_text = end_of_text(writer.encoding)
         self.alternatives, self.metrics = min(alternatives, writer.config.n_vocab), metrics or Metrics()
         self.chunk = min(chunk, self.config.n_ctx)
+        self.pieces = sorted({min(SHORT, self.chunk), self.chunk})
         self.lengths = _lengths(self.chunk, self.config.n_ctx)
         self._room = queue
         self._queue: collections.deque[Text] = collections.deque()
@@ -279,7 +282,8 @@ class Scheduler:
         """Run every program once at every length of the cache, on nothing."""
         for length in self.lengths:
             self._resize(length)
-            logits_1V = self._read_piece(0, [0], 0, 0)
+            for size in self.pieces:
+                logits_1V = self._read_piece(0, [0], 0, size)
             self._join(0, Row.of(Request((0,), SamplingConfig(max_new_tokens=1))), logits_1V, wanted=False)
             self._step(wanted=False)
         self._device = programs.release(self._device, jnp.asarray(0, jnp.int32))
@@ -373,22 +377,24 @@ class Scheduler:
 
     def _read(self, slot: int, text: Text) -> None:
         # The last piece ends where the cache does, if it would lie past it: it reads some of what was read once more.
-        at = min(text.read, self._length - self.chunk)
-        piece = text.prompt[at : at + self.chunk]
-        logits_1V = self._read_piece(slot, piece, at, len(piece) - 1)
+        left = len(text.prompt) - text.read
+        size = next((size for size in self.pieces if size >= left), self.chunk)
+        at = min(text.read, self._length - size)
+        piece = text.prompt[at : at + size]
+        logits_1V = self._read_piece(slot, piece, at, size)
         text.read = at + len(piece)
         if text.read == len(text.prompt):
             drawn = self._join(slot, text.row, logits_1V, wanted=text.alternatives > 0)
             self._take(slot, text, _on_host(drawn), 0)
 
-    def _read_piece(self, slot: int, piece: list[int], at: int, last: int) -> jax.Array:
-        tokens_1C = np.zeros((1, self.chunk), np.int32)
+    def _read_piece(self, slot: int, piece: list[int], at: int, size: int) -> jax.Array:
+        tokens_1C = np.zeros((1, size), np.int32)
         tokens_1C[0, : len(piece)] = piece
         logits_1V, self._cache = programs.read(
             self.writer.params,
             self._cache,
             jnp.asarray(tokens_1C),
-            *(jnp.asarray(number, jnp.int32) for number in (slot, at, last)),
+            *(jnp.asarray(number, jnp.int32) for number in (slot, at, len(piece) - 1)),
             config=self.config,
             place=self.place,
         )

@@ -141,6 +141,24 @@ def test_a_long_prompt_does_not_stall_the_others(writer: TextModel, monkeypatch:
     assert turns[first : last + 1] == ["read", "step"] * 7 + ["read"]
 
 
+def test_short_prompts_and_ends_are_read_in_small_pieces(writer: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    read = module.programs.read
+
+    def noted(params: Any, cache: Any, tokens_1C: Any, *args: Any, **given: Any) -> Any:
+        sizes.append(tokens_1C.shape[1])
+        return read(params, cache, tokens_1C, *args, **given)
+
+    with scheduler_of(writer, chunk=64) as scheduler:
+        monkeypatch.setattr(module.programs, "read", noted)
+        for prompt, wanted in (("a" * 7, [16]), ("a" * 17, [64]), ("a" * 70, [64, 16]), ("a" * 126, [64, 64])):
+            del sizes[:]
+            heard, sampling = Heard(), SamplingConfig(max_new_tokens=1, seed=len(prompt))
+            scheduler.submit(request(writer, prompt, sampling), heard)
+            assert heard.wait().text == offline(writer, prompt, sampling).text
+            assert sizes == wanted
+
+
 def test_who_leaves_frees_the_slot(writer: TextModel) -> None:
     with scheduler_of(writer, slots=1) as scheduler:
         gone, waits, never = Heard(), Heard(), Heard()
