@@ -101,7 +101,11 @@ def make_app(service: Service) -> fastapi.FastAPI:
             return await answer(request, completions.complete(service, body))
         need_ready()
         events = _timed(completions.stream(service, body), serving.timeout)
-        first = await anext(events)  # What is wrong shows here, while there is still a status to say it.
+        try:  # What is wrong shows here, while there is still a status to say it.
+            first = await _while_it_waits(request, _first(events))
+        except BaseException:
+            await events.aclose()
+            raise
         return StreamingResponse(_chain(first, events), media_type="text/event-stream")
 
     @app.post("/v1/embeddings", tags=["features"])
@@ -197,6 +201,10 @@ async def _timed(events: AsyncGenerator[str], seconds: float) -> AsyncGenerator[
         yield completions.event(error_body(message, "timeout" if isinstance(error, TimeoutError) else "server_error"))
     finally:
         await events.aclose()
+
+
+async def _first(events: AsyncGenerator[str]) -> str:
+    return await anext(events)
 
 
 async def _chain(first: str, rest: AsyncGenerator[str]) -> AsyncGenerator[str]:

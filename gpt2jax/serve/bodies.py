@@ -110,9 +110,7 @@ class CompletionBody(Body):
     repetition_penalty: Annotated[float, Field(ge=1e-6, le=1e6, strict=True)] | None = None
 
     def prompts(self) -> list[str | list[int]]:
-        prompt: Any = self.prompt
-        single = isinstance(prompt, str) or isinstance(prompt[0], int)
-        return [prompt] if single else list(prompt)
+        return _several(self.prompt)
 
     @property
     def draws(self) -> int:
@@ -172,6 +170,10 @@ class EmbeddingBody(Body):
     user: Text | None = None
 
     def inputs(self) -> list[str | list[int]]:
-        given: Any = self.input
-        single = isinstance(given, str) or isinstance(given[0], int)
-        return [given] if single else list(given)
+        return _several(self.input)
+
+
+def _several(given: Any) -> list[str | list[int]]:
+    """Texts, or tokens of texts, of which OpenAI's form takes one without a list, too."""
+    single = isinstance(given, str) or isinstance(given[0], int)
+    return [given] if single else list(given)

@@ -260,10 +260,6 @@ class Scheduler:
         return not self._thread.is_alive()
 
     @property
-    def waiting(self) -> int:
-        return len(self._queue)
-
-    @property
     def busy(self) -> int:
         """Slots that are taken."""
         return sum(text is not None for text in self._slots)

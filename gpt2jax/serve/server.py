@@ -62,15 +62,25 @@ async def _run(server: uvicorn.Server, listener: socket.socket, service: Service
     for one in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(one, end, one.name)
     serving = asyncio.create_task(server._serve([listener]))
-    announcing = asyncio.create_task(_announce(service, address))
+    watching = asyncio.create_task(_watch(server, service, address))
     await serving
-    announcing.cancel()
+    watching.cancel()
     return 1 if service.scheduler.failure else 0
 
 
-async def _announce(service: Service, address: str) -> None:
-    while not service.ready:
+async def _watch(server: uvicorn.Server, service: Service, address: str) -> None:
+    """Say when the model is ready; end the server when it has failed: whoever started it starts it again."""
+    while not service.ready and not service.scheduler.failure:
         await asyncio.sleep(0.05)
+    if service.ready:
+        _announce(address)
+    while not service.scheduler.failure:
+        await asyncio.sleep(0.5)
+    print(f"gpt2jax: the server has failed: {service.scheduler.failure!r}", file=sys.stderr, flush=True)
+    server.should_exit = True
+
+
+def _announce(address: str) -> None:
     print(
         f"ready. Try it in a browser, {address}/, or\n"
         f"curl {address}/score -H 'content-type: application/json' "
