@@ -1,5 +1,6 @@
 """`gpt2jax serve` as a process, asked over loopback; each text is the offline engine's."""
 
+import asyncio
 import base64
 import itertools
 import json
@@ -21,12 +22,16 @@ import httpx
 import numpy as np
 import openai
 import pytest
+import uvicorn
 
 from gpt2jax import tokenizer
-from gpt2jax.config import SamplingConfig
+from gpt2jax.config import SamplingConfig, ServingConfig
 from gpt2jax.generate.features import features
 from gpt2jax.generate.text import TextModel
+from gpt2jax.serve import server as server_module
+from gpt2jax.serve.app import make_app
 from gpt2jax.serve.bodies import CARD_EXAMPLE
+from gpt2jax.serve.service import Service
 from gpt2jax.weights.convert import convert
 from gpt2jax.weights.weights import HeldWeights, Origin
 from tests.serve.helpers import CONFIG, offline, tiny_params, tiny_writer
@@ -103,8 +108,9 @@ def events(server: Server, body: dict[str, Any]) -> list[dict[str, Any]]:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
         lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
-    assert lines[-1] == "[DONE]"
-    return [json.loads(line) for line in lines[:-1]]
+    if lines[-1] != "[DONE]":
+        assert "error" in lines[-1]
+    return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
 def test_the_cards_request_gives_a_list_of_strings(server: Server, writer: TextModel) -> None:
@@ -312,6 +318,37 @@ def test_keys_and_an_end_that_waits(model: Path, tmp_path: Path) -> None:
         assert server.end() == 0
         assert answer.result()["usage"]["completion_tokens"] == 100
     assert not any("first" in line or "bottles" in line for line in server.lines)
+
+
+def test_a_request_may_take_so_long(model: Path) -> None:
+    server = Server(model, *OPTIONS, "--timeout", "0.1")
+    short, long = {"prompt": "a", "max_tokens": 1}, {"prompt": ["a"] * 10, "max_tokens": 100}
+    long["logit_bias"] = {"256": -100}
+    try:
+        server.post("/v1/completions", short)
+        assert "timeout" in server.post("/v1/completions", long, 504)["error"]["message"]
+        told = events(server, long)
+        assert told[-1]["error"]["message"] == "timeout: longer than 0.1 s"
+        assert "choices" in told[0]
+        server.post("/v1/completions", short)  # Their slots are free.
+    finally:
+        assert server.end() == 0
+
+
+def test_a_failure_ends_the_server(writer: TextModel, capsys: pytest.CaptureFixture[str]) -> None:
+    service = Service.of("tiny", writer, ServingConfig(slots=1))
+    process = uvicorn.Server(uvicorn.Config(make_app(service), log_config=None))
+
+    async def watched() -> None:
+        await asyncio.wait_for(server_module._watch(process, service, "here"), 1.0)
+
+    with pytest.raises(TimeoutError):  # As long as nothing has failed.
+        asyncio.run(watched())
+    assert not process.should_exit
+    service.scheduler.failure = ValueError("no memory")
+    asyncio.run(watched())
+    assert process.should_exit
+    assert "the server has failed: ValueError('no memory')" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
