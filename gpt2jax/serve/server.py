@@ -1,6 +1,7 @@
 """The process: a socket, signals, and the end."""
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -37,6 +38,7 @@ def serve(name: str, writer: TextModel, serving: ServingConfig) -> int:
         keys=keys,
         max_body=serving.max_body,
         body_timeout=serving.body_timeout,
+        stall_timeout=serving.stall_timeout,
         metrics=service.metrics,
         known={route.path for route in app.routes if "{" not in route.path},  # type: ignore[attr-defined]
     )
@@ -47,7 +49,14 @@ def serve(name: str, writer: TextModel, serving: ServingConfig) -> int:
         print(f"gpt2jax: warning: {serving.host}: whoever reaches it may use it; --api-keys FILE", file=sys.stderr)
     print(f"serving {name} at {address}; compiling", file=sys.stderr, flush=True)
     config = uvicorn.Config(
-        guarded, log_config=None, access_log=False, lifespan="on", timeout_keep_alive=30, backlog=1024
+        guarded,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_keep_alive=30,
+        backlog=1024,
+        # No request takes longer; what is left after it is a client that does not read.
+        timeout_graceful_shutdown=math.ceil(serving.timeout),
     )
     return asyncio.run(_run(uvicorn.Server(config), listener, service, address))
 
@@ -113,6 +122,8 @@ def _listen(serving: ServingConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: drops what was sent and is never taken, with its connection.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(serving.stall_timeout * 1000))
     try:
         listener.bind((serving.host, serving.port))
     except OSError as error:

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -24,7 +23,6 @@ import openai
 import pytest
 import uvicorn
 
-from gpt2jax import tokenizer
 from gpt2jax.config import SamplingConfig, ServingConfig
 from gpt2jax.generate.features import features
 from gpt2jax.generate.text import TextModel
@@ -32,62 +30,16 @@ from gpt2jax.serve import server as server_module
 from gpt2jax.serve.app import make_app
 from gpt2jax.serve.bodies import CARD_EXAMPLE
 from gpt2jax.serve.service import Service
-from gpt2jax.weights.convert import convert
-from gpt2jax.weights.weights import HeldWeights, Origin
 from tests.serve.helpers import CONFIG, offline, tiny_params, tiny_writer
+from tests.serve.process import Server, write_model
 
 OPTIONS = ["--slots", "4", "--queue", "8", "--chunk", "16", "--max-tokens", "100", "--max-texts", "20"]
 OPTIONS += ["--max-body", "20000", "--body-timeout", "1", "--timeout", "60"]
 
 
-class Server:
-    """The process, and what it prints."""
-
-    def __init__(self, model: Path, *options: str, **environment: str) -> None:
-        command = [sys.executable, "-m", "gpt2jax", "serve", "--model", str(model), "--port", "0", *options]
-        cache = str(Path(__file__).parents[2] / ".cache" / "served")
-        given = os.environ | {"JAX_PLATFORMS": "cpu", "GPT2JAX_CACHE": cache} | environment
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=given)
-        self.lines: list[str] = []
-        self._ready = threading.Event()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        assert self._ready.wait(180), self.lines
-        found = re.search(r"at (http://\S+);", "\n".join(self.lines))
-        assert found, self.lines
-        self.address = found[1]
-
-    def _read(self) -> None:
-        assert self.process.stderr
-        for line in self.process.stderr:
-            self.lines.append(line.rstrip())
-            if line.startswith("ready"):
-                self._ready.set()
-        self._ready.set()
-
-    def post(self, path: str, body: Any, status: int = 200, **given: Any) -> Any:
-        answer = httpx.post(self.address + path, json=body, timeout=60, **given)
-        assert answer.status_code == status, answer.text
-        return answer.json()
-
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.address + path, timeout=60)
-
-    def end(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(60)
-        self._reader.join(10)
-        assert self.process.stderr
-        self.process.stderr.close()
-        return status
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("served") / "tiny"
-    held = HeldWeights(Origin("random", "random", CONFIG, tokenizer.byte_level()), tiny_params())
-    convert(held, path, "huggingface")
-    return path
+    return write_model(tmp_path_factory.mktemp("served") / "tiny")
 
 
 @pytest.fixture(scope="module")
