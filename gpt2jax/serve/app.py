@@ -25,8 +25,12 @@ from gpt2jax.serve.waiting import chain, first_of, timed, while_it_waits
 T = TypeVar("T")
 
 
-def make_app(service: Service) -> fastapi.FastAPI:
-    """The application; the model's programs are compiled after it has started to listen."""
+def make_app(service: Service, *, keyed: bool = False) -> fastapi.FastAPI:
+    """The application; the model's programs are compiled after it has started to listen.
+
+    Args:
+        keyed: whether clients must send a key, for the OpenAPI document; it is the guard that looks at it.
+    """
     serving = service.serving
 
     @contextlib.asynccontextmanager
@@ -64,8 +68,7 @@ def make_app(service: Service) -> fastapi.FastAPI:
         if asked is not None and asked != service.name:
             raise UnknownModelError(asked, service.name)
 
-    # Checked by the guard, before a body is read; here so that the document and its page know.
-    keys = [fastapi.Depends(HTTPBearer(auto_error=False, description="One of --api-keys, where the server has any."))]
+    keys = [fastapi.Depends(HTTPBearer(auto_error=False, description="One of the server's API keys."))] * keyed
     described = answers.Model(id=service.name, object="model", created=service.started, owned_by="gpt2jax")
     add_handlers(app)
     add_docs(app)

@@ -1,4 +1,4 @@
-"""What stands before every route: the size of a body and the time it may take, keys, slow readers, a line of the log."""
+"""What stands before every route: a body's size and time, keys, readers that stall, and a line of the log."""
 
 import asyncio
 import hmac

@@ -32,7 +32,7 @@ def serve(name: str, writer: TextModel, serving: ServingConfig) -> int:
     """
     keys = read_keys(serving.api_keys)
     service = Service.of(name, writer, serving)
-    app = make_app(service)
+    app = make_app(service, keyed=bool(keys))
     guarded = Guard(
         app,
         keys=keys,
