@@ -5,14 +5,25 @@ import secrets
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from gpt2jax.config import SamplingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.fields import CountOrZero, Finite, NotEmpty, NotNegative, Probability
 
 TokenId = Annotated[int, Field(ge=0, strict=True)]
-Text = Annotated[str, Field(strict=True)]
+
+
+def _unicode(text: str) -> str:
+    """JSON may have halves of surrogate pairs, which are no characters and cannot be sent back."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start:,} should be one of Unicode's, not half a surrogate pair") from None
+    return text
+
+
+Text = Annotated[str, Field(strict=True), AfterValidator(_unicode)]
 Flag = Annotated[bool, Field(strict=True)]
 # Seeds of requests that name none: any, so that the same request draws another text.
 SEEDS = 2**32
@@ -159,6 +170,8 @@ class CompletionBody(Body):
 
 class EmbeddingBody(Body):
     """OpenAI's request for embeddings, with ``pool`` besides."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"input": "Once upon a time"}]})
 
     model: Text | None = None
     input: (

@@ -53,13 +53,13 @@ def _handler(status: int, kind: str) -> Handler:
 
     async def handle(_: fastapi.Request, error: Exception) -> JSONResponse:
         message = str(error) or "timeout: the text was not done in the time that a request may take"
-        return _answer(error_body(message, kind), status, headers)
+        return JSONResponse(error_body(message, kind), status, headers)
 
     return handle
 
 
 async def _unknown_model(_: fastapi.Request, error: Any) -> JSONResponse:
-    return _answer(error_body(str(error), "invalid_request_error", "model", "model_not_found"), 404)
+    return JSONResponse(error_body(str(error), "invalid_request_error", "model", "model_not_found"), 404)
 
 
 async def _invalid(_: fastapi.Request, error: Any) -> JSONResponse:
@@ -73,17 +73,13 @@ async def _invalid(_: fastapi.Request, error: Any) -> JSONResponse:
         message = f"body: no JSON: {first.get('ctx', {}).get('error', first['msg'])}"
     else:
         shown = "" if first["type"] == "missing" else f"{first['input']!r:.200}: "
-        message = f"{where}: {shown}{first['msg'].removeprefix('Input ')}"
-    return _answer(error_body(message, "invalid_request_error", where), 422)
+        message = f"{where}: {shown}{first['msg'].removeprefix('Input ').removeprefix('Value error, ')}"
+    return JSONResponse(error_body(message, "invalid_request_error", where), 422)
 
 
 async def _http_error(_: fastapi.Request, error: Any) -> JSONResponse:
-    return _answer(error_body(str(error.detail), "invalid_request_error"), error.status_code, error.headers)
+    return JSONResponse(error_body(str(error.detail), "invalid_request_error"), error.status_code, error.headers)
 
 
 async def _left(_: fastapi.Request, __: Any) -> JSONResponse:
-    return _answer(error_body("the client has left", "client_closed_request"), 499)
-
-
-def _answer(body: dict[str, Any], status: int, headers: Any = None) -> JSONResponse:
-    return JSONResponse(body, status, headers)
+    return JSONResponse(error_body("the client has left", "client_closed_request"), 499)

@@ -18,6 +18,8 @@ from gpt2jax.serve.guard import Guard
 from gpt2jax.serve.service import Service
 
 KEYS = "GPT2JAX_API_KEYS"
+# Bytes of an answer that the system may hold for a client which does not read; it would take megabytes.
+SEND_BUFFER = 262_144
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -122,8 +124,9 @@ def _listen(serving: ServingConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: drops what was sent and is never taken, with its connection.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(serving.stall_timeout * 1000))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: drops what is left of an answer that was given up, or is complete.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(serving.stall_timeout * 2000))
     try:
         listener.bind((serving.host, serving.port))
     except OSError as error:

@@ -1,5 +1,6 @@
 """`gpt2jax serve` of a tiny model as a process."""
 
+import json
 import os
 import re
 import signal
@@ -51,7 +52,8 @@ class Server:
         self._ready.set()
 
     def post(self, path: str, body: Any, status: int = 200, **given: Any) -> Any:
-        answer = httpx.post(self.address + path, json=body, timeout=60, **given)
+        headers = {"content-type": "application/json"} | given.pop("headers", {})
+        answer = httpx.post(self.address + path, content=json.dumps(body), timeout=60, headers=headers, **given)
         assert answer.status_code == status, answer.text
         return answer.json()
 

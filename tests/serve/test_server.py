@@ -104,6 +104,9 @@ def test_all_of_the_sampling_settings_have_their_names(server: Server, writer: T
         ("/v1/completions", {"prompt": "a", "stream": True, "best_of": 2}, "best_of: 2"),
         ("/v1/completions", {}, "prompt: Field required"),
         ("/v1/embeddings", {"input": "a" * 129}, "input 1: 129 tokens"),
+        ("/score", {"input_data": ["ab\ud800"]}, "input_data.0: 'ab\\ud800': character 2 should be one of Unicode's"),
+        ("/v1/completions", {"prompt": "a", "\ud800": 1}, "body: '\\ud800': should be a valid string"),
+        ("/v1/completions", {"prompt": "a", "echo": "yes"}, "echo: 'yes'"),
     ],
 )
 def test_a_mistake_is_named(server: Server, path: str, body: Any, message: str) -> None:
@@ -114,6 +117,10 @@ def test_a_mistake_is_named(server: Server, path: str, body: Any, message: str) 
 
 def test_other_mistakes(server: Server) -> None:
     json_type = {"content-type": "application/json"}
+    for content in (b'{"input_data": ["\xff"]}', b"[" * 5000, b'{"input_data": ' + b"9" * 5000 + b"}"):
+        answer = httpx.post(server.address + "/score", content=content, headers=json_type)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["type"] == "invalid_request_error"
     answer = httpx.post(server.address + "/score", content=b'{"input_data": [', headers=json_type)
     assert answer.status_code == 422
     assert answer.json()["error"]["message"].startswith("body: no JSON")
@@ -156,6 +163,22 @@ def test_log_probabilities_of_prompt_and_text(server: Server, writer: TextModel)
     only = server.post("/v1/completions", body | {"max_tokens": 0})["choices"][0]
     assert only["logprobs"]["token_logprobs"] == found["token_logprobs"][:3]
     assert only["text"] == "abc"
+
+
+def test_an_end_of_text_is_listed_with_its_log_probability(server: Server, writer: TextModel) -> None:
+    """Programs that score a prompt by echo take off one token at the end, whichever it is."""
+    body = {"prompt": "abc", "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1, "logit_bias": {"256": 100}}
+    [choice] = server.post("/v1/completions", body)["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("abc", "stop")
+    found = choice["logprobs"]
+    assert found["tokens"] == ["a", "b", "c", "<|endoftext|>"]
+    sampling = SamplingConfig(max_new_tokens=1, temperature=0.0, logit_bias={256: 100.0})
+    wanted = [*writer.score(["abc"])[0].log_probs, offline(writer, "abc", sampling).stop_log_prob]
+    assert np.allclose(found["token_logprobs"][1:], wanted, atol=1e-4)
+    told = [choice["logprobs"] for event in events(server, body) for choice in event["choices"]]
+    assert [token for one in told for token in one["tokens"]] == found["tokens"]
+    biased = body | {"logit_bias": {"65": 100}}
+    assert server.post("/v1/completions", biased)["choices"][0]["logprobs"]["tokens"] == ["a", "b", "c", "A"]
 
 
 def test_a_stream_has_the_same_text(server: Server) -> None:
@@ -336,3 +359,20 @@ def test_openais_own_client(server: Server, writer: TextModel) -> None:
     assert np.allclose(found, features(tiny_params(), [list(b"abc")], CONFIG)[0], atol=1e-4)
     with pytest.raises(openai.UnprocessableEntityError, match="max_tokens: -1"):
         client.completions.create(model="tiny", prompt="a", max_tokens=-1)
+
+
+def test_another_model_is_not_found(server: Server) -> None:
+    client = openai.OpenAI(base_url=server.address + "/v1", api_key="none", max_retries=0)
+    for ask in (
+        lambda: client.completions.create(model="gpt2", prompt="a"),
+        lambda: client.embeddings.create(model="gpt2", input="a"),
+        lambda: client.models.retrieve("gpt2"),
+    ):
+        with pytest.raises(openai.NotFoundError, match="model: 'gpt2': is not served; should be 'tiny'") as raised:
+            ask()
+        assert raised.value.code == "model_not_found"
+        assert raised.value.param == "model"
+        assert raised.value.type == "invalid_request_error"
+    assert client.models.retrieve("tiny").id == "tiny"
+    for body in ({"prompt": "a"}, {"prompt": "a", "model": None}, {"prompt": "a", "model": "tiny"}):
+        assert server.post("/v1/completions", body)["model"] == "tiny"
