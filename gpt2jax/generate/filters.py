@@ -13,6 +13,7 @@ Steps 4 to 6 are those of openai/gpt-2 (src/sample.py), in its order.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -111,32 +112,60 @@ def filter_logits(logits_BV: jax.Array, knobs: Knobs) -> jax.Array:
     scaled_BV = jnp.maximum(below_BV / jnp.where(cold_B, 1.0, knobs.temperature_B)[:, None], NEVER)
     # A hot division must not bring a banned token back.
     scaled_BV = jnp.where(logits_BV <= NEVER, NEVER, scaled_BV)
-    restricted = jnp.any((knobs.top_k_B > 0) | (knobs.top_p_B < 1.0))
-    # Sorting the vocabulary costs more than the rest of sampling: only when somebody asked for it.
-    scaled_BV = jax.lax.cond(restricted, _restrict, lambda logits_BV, _: logits_BV, scaled_BV, knobs)
+    # Each cut costs more than the rest of sampling: only when somebody asked for it.
+    for asked, cut in ((knobs.top_k_B > 0, _top_k), (knobs.top_p_B < 1.0, _top_p)):
+        scaled_BV = jax.lax.cond(jnp.any(asked), cut, lambda logits_BV, _: logits_BV, scaled_BV, knobs)
     largest_B1 = jnp.max(scaled_BV, axis=-1, keepdims=True)
     # p >= min_p * p_max is a difference of logits; without min-p it is minus infinity.
     return jnp.where(scaled_BV >= largest_B1 + jnp.log(knobs.min_p_B)[:, None], scaled_BV, NEVER)
 
 
-def _restrict(logits_BV: jax.Array, knobs: Knobs) -> jax.Array:
-    size = logits_BV.shape[-1]
-    sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
+def _top_k(logits_BV: jax.Array, knobs: Knobs) -> jax.Array:
+    """Step 5 of logits whose largest is 0."""
+    depth_BV = _depth(logits_BV)
+    k_B = jnp.where(knobs.top_k_B > 0, knobs.top_k_B, logits_BV.shape[-1])
 
-    k_B = jnp.where(knobs.top_k_B > 0, jnp.minimum(knobs.top_k_B, size), size)
-    kth_B1 = jnp.take_along_axis(sorted_BV, (k_B - 1)[:, None], axis=-1)
-    # By value rather than by rank, so that ties at the cut are the same here and in what is returned.
-    kept_BV = jnp.where(sorted_BV >= kth_B1, sorted_BV, NEVER)
+    def too_shallow(bound_B: jax.Array) -> jax.Array:
+        return jnp.sum(depth_BV <= bound_B[:, None], axis=-1) < k_B
 
-    probability_BV = jax.nn.softmax(kept_BV, axis=-1)
-    mass_BV = jnp.cumsum(probability_BV, axis=-1)
-    p_B1 = knobs.top_p_B[:, None]
-    standard_B = jnp.sum(mass_BV - probability_BV < p_B1, axis=-1)  # Mass before the token is below p.
-    openai_B = jnp.sum(mass_BV <= p_B1, axis=-1)  # Mass up to and with the token is within p.
-    count_B = jnp.maximum(jnp.where(knobs.openai_top_p_B, openai_B, standard_B), 1)
-    count_B = jnp.where(knobs.top_p_B < 1.0, count_B, size)
-    last_B1 = jnp.take_along_axis(kept_BV, (count_B - 1)[:, None], axis=-1)
-    return jnp.where(logits_BV >= jnp.maximum(last_B1, kth_B1), logits_BV, NEVER)
+    return jnp.where(depth_BV <= _deepest(too_shallow, k_B)[:, None], logits_BV, NEVER)
+
+
+def _top_p(logits_BV: jax.Array, knobs: Knobs) -> jax.Array:
+    """Step 6 of logits whose largest is 0."""
+    depth_BV, mass_BV = _depth(logits_BV), jnp.exp(logits_BV)
+    p_B = knobs.top_p_B * jnp.sum(mass_BV, axis=-1)
+
+    def held(kept_BV: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(kept_BV, mass_BV, 0.0), axis=-1)
+
+    def too_shallow(bound_B: jax.Array) -> jax.Array:
+        held_B = held(depth_BV <= bound_B[:, None])
+        return jnp.where(knobs.openai_top_p_B, held_B <= p_B, held_B < p_B)
+
+    crossing_B = _deepest(too_shallow, knobs.top_k_B)
+    before_BV, at_BV = depth_BV < crossing_B[:, None], depth_BV == crossing_B[:, None]
+    # By OpenAI's rule the tokens that cross p are out, unless they tie and the first of them still fits.
+    one_B = jnp.exp(-jax.lax.bitcast_convert_type(crossing_B, jnp.float32))
+    fits_B = ~knobs.openai_top_p_B | (held(before_BV) + one_B <= p_B)
+    kept_BV = before_BV | (at_BV & fits_B[:, None]) | (depth_BV == 0) | (knobs.top_p_B >= 1.0)[:, None]
+    return jnp.where(kept_BV, logits_BV, NEVER)
+
+
+def _depth(logits_BV: jax.Array) -> jax.Array:
+    """How far below 0 each logit is, as an int32 that is ordered as the distance: the bits of a positive float are."""
+    return jax.lax.bitcast_convert_type(jnp.abs(logits_BV), jnp.int32)
+
+
+def _deepest(too_shallow: Callable[[jax.Array], jax.Array], like_B: jax.Array) -> jax.Array:
+    """The least depth [B] that is not too shallow, bit by bit from the highest: 31 looks at the vocabulary take a
+    tenth of the time of sorting it."""
+
+    def look(number: jax.Array, depth_B: jax.Array) -> jax.Array:
+        bit = jnp.left_shift(jnp.int32(1), 30 - number)
+        return jnp.where(too_shallow(depth_B + bit - 1), depth_B + bit, depth_B)
+
+    return jax.lax.fori_loop(0, 31, look, jnp.zeros(like_B.shape, jnp.int32))
 
 
 def draw(logits_BV: jax.Array, knobs: Knobs, keys_B: jax.Array) -> jax.Array:
@@ -149,9 +178,34 @@ def draw(logits_BV: jax.Array, knobs: Knobs, keys_B: jax.Array) -> jax.Array:
     greedy_B = jnp.argmax(logits_BV, axis=-1)
 
     def sample(logits_BV: jax.Array) -> jax.Array:
-        drawn_B = jax.vmap(jax.random.categorical)(keys_B, filter_logits(logits_BV, knobs))
+        drawn_B = _categorical(keys_B, filter_logits(logits_BV, knobs))
         return jnp.where(cold_B, greedy_B, drawn_B)
 
-    # Random bits for a whole vocabulary take longer than a small model: not for greedy batches.
     token_B = jax.lax.cond(jnp.all(cold_B), lambda _: greedy_B, sample, logits_BV)
     return token_B.astype(jnp.int32)
+
+
+# Tokens are drawn group by group, in as many groups as the model's vocabulary is padded for.
+GROUPS = 128
+
+
+def _categorical(keys_B: jax.Array, logits_BV: jax.Array) -> jax.Array:
+    """A token [B] of each row, with the probabilities that its logits stand for.
+
+    By the inverse of the cumulative distribution: a group of tokens first, then a token in it, each by a number of its
+    own. Two random numbers a row, and not one for every token of the vocabulary, which on a CPU took half as long as
+    the model. Each number has 23 bits: in a group, what is less probable than 1e-7 of it may never be drawn.
+    """
+    mass_BV = jnp.exp(logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True))
+    mass_BV = jnp.pad(mass_BV, ((0, 0), (0, -mass_BV.shape[-1] % GROUPS)))
+    mass_BGW = mass_BV.reshape(mass_BV.shape[0], GROUPS, -1)
+    where_BN = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys_B)
+
+    def at(mass_BN: jax.Array, where_B: jax.Array) -> jax.Array:
+        sum_BN = jnp.cumsum(mass_BN, axis=-1)
+        # What has no mass is never the first to pass a number that is below the sum of all.
+        return jnp.argmax(sum_BN > where_B[:, None] * sum_BN[:, -1:], axis=-1)
+
+    group_B = at(jnp.sum(mass_BGW, axis=-1), where_BN[:, 0])
+    own_BW = jnp.take_along_axis(mass_BGW, group_B[:, None, None], axis=1)[:, 0]
+    return group_B * mass_BGW.shape[-1] + at(own_BW, where_BN[:, 1])

@@ -1,7 +1,7 @@
 """Who is in which slot: a queue in front of the slots, and the one thread that drives them.
 
-A turn reads one piece of one prompt, so that a long one does not stall the others, and draws one token for every text
-that is being written. Texts are told what they gain as it comes, whole characters only.
+A turn reads a piece of a long prompt or a few short ones, so that none stalls the others for long, and draws one token
+for every text that is being written. Texts are told what they gain as it comes, whole characters only.
 """
 
 import collections
@@ -12,29 +12,22 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from gpt2jax import model
-from gpt2jax.config import SamplingConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.generate.batch import make_rows, will_go_on, window
-from gpt2jax.generate.request import Finish, Request, Row, check_request, make_history, stop_tokens
-from gpt2jax.generate.shapes import SMALLEST_BUCKET
+from gpt2jax.generate.batch import will_go_on, window
+from gpt2jax.generate.request import Finish, Request, Row, check_request, stop_tokens
 from gpt2jax.generate.stream import TextStream
 from gpt2jax.generate.text import TextModel
-from gpt2jax.serve import slots as programs
+from gpt2jax.serve.batch import STOP_ROOM, Batch
 from gpt2jax.serve.metrics import Metrics
 from gpt2jax.serve.slots import Drawn
 from gpt2jax.tokenizer import end_of_text
 
 T = TypeVar("T")
 
-# Tokens of the smaller pieces: what is read of a short prompt, or of the end of a long one.
-SHORT = 16
-# Stop tokens that there is room for in a slot.
-STOP_ROOM = 16
+# Turns in which there were more slots, or longer caches, than needed, before there are fewer: a change copies them.
+PATIENCE = 16
 
 
 class QueueFullError(GPT2JaxError):
@@ -110,20 +103,28 @@ class Scheduler:
     ) -> None:
         """
         Args:
-            slots: texts that are written at once.
+            slots: texts that are read and written at once.
             queue: texts that may wait beside them.
-            chunk: tokens of a prompt that are read between two steps.
+            chunk: tokens of prompts that are read between two steps.
             alternatives: most probable tokens that may be asked for at each place.
         """
-        self.writer, self.config, self.place = writer, writer.config, writer.place
+        self.writer, self.config = writer, writer.config
         self.end_of_text = end_of_text(writer.encoding)
         self.alternatives, self.metrics = min(alternatives, writer.config.n_vocab), metrics or Metrics()
-        self.chunk = min(chunk, self.config.n_ctx)
-        self.pieces = sorted({min(SHORT, self.chunk), self.chunk})
-        self.lengths = _lengths(self.chunk, self.config.n_ctx)
-        self._room = queue
+        self._most, self._room = slots, queue
+        self._batch = Batch(
+            writer.params,
+            writer.config,
+            most=slots,
+            chunk=chunk,
+            alternatives=self.alternatives,
+            end_of_text=self.end_of_text,
+            place=writer.place,
+        )
         self._queue: collections.deque[Text] = collections.deque()
-        self._slots: list[Text | None] = [None] * slots
+        self._unread: list[Text] = []  # The first of them is being read.
+        self._slots: list[Text | None] = [None] * self._batch.rows
+        self._roomy = 0  # Turns with more room than needed.
         self._calls: collections.deque[tuple[Callable[[], Any], Future[Any]]] = collections.deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -131,11 +132,6 @@ class Scheduler:
         """Whether all programs are compiled."""
         self.failure: Exception | None = None
         """What ended the thread, if anything has."""
-        filler = Row.of(Request((0,), SamplingConfig()))
-        rows = make_rows([filler] * slots, slots, self.config, self.end_of_text, STOP_ROOM)
-        self._device = programs.empty(rows, make_history([filler] * slots, slots, self.config))
-        self._cache = self._new_cache(self.lengths[0])
-        self._length = self.lengths[0]
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
     def start(self, warm: Iterable[Callable[[], Any]] = ()) -> None:
@@ -147,7 +143,7 @@ class Scheduler:
         try:
             for one in warm:
                 one()
-            self._warm()
+            self._batch.warm()
         except Exception as error:
             self.failure = error
             raise
@@ -196,8 +192,7 @@ class Scheduler:
         with self._changed:
             self._check_open()
             waiting = sum(not text.cancelled for text in self._queue)
-            free = sum(text is None for text in self._slots)
-            if waiting + len(texts) > self._room + free:
+            if waiting + len(texts) > self._room + self._most - self.busy:
                 raise QueueFullError(f"queue: {waiting} texts wait already: {self._room} may")
             self._queue.extend(texts)
             self._changed.notify_all()
@@ -261,29 +256,8 @@ class Scheduler:
 
     @property
     def busy(self) -> int:
-        """Slots that are taken."""
-        return sum(text is not None for text in self._slots)
-
-    def _new_cache(self, length: int) -> model.Cache:
-        config = self.config
-        shape = (len(self._slots), config.n_head, length, config.head_dim)
-        dtype = model.compute_dtype(config)
-        if self.place is None:
-            return [{name: jnp.zeros(shape, dtype) for name in ("k", "v")} for _ in range(config.n_layer)]
-        sharding = self.place.sharding("batch", "heads", None, None)
-        zeros = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
-        return [{name: zeros() for name in ("k", "v")} for _ in range(config.n_layer)]
-
-    def _warm(self) -> None:
-        """Run every program once at every length of the cache, on nothing."""
-        for length in self.lengths:
-            self._resize(length)
-            for size in self.pieces:
-                logits_1V = self._read_piece(0, [0], 0, size)
-            self._join(0, Row.of(Request((0,), SamplingConfig(max_new_tokens=1))), logits_1V, wanted=False)
-            self._step(wanted=False)
-        self._device = programs.release(self._device, jnp.asarray(0, jnp.int32))
-        self._resize(self.lengths[0])
+        """Texts that are being read or written."""
+        return len(self._unread) + sum(text is not None for text in self._slots)
 
     def _run(self) -> None:
         try:
@@ -292,9 +266,10 @@ class Scheduler:
         except Exception as error:  # Whatever it is: nobody must wait for what will not come.
             self.failure = error
             with self._changed:
-                left = [*self._queue, *(text for text in self._slots if text)]
+                left = [*self._queue, *self._unread, *(text for text in self._slots if text)]
                 calls = [done for _, done in self._calls]
                 self._queue.clear()
+                self._unread.clear()
                 self._calls.clear()
                 self._slots = [None] * len(self._slots)
             for text in left:
@@ -306,7 +281,7 @@ class Scheduler:
     def _wait(self) -> bool:
         """Until there is something to do; False when all is done and the scheduler closes."""
         with self._changed:
-            while not self._queue and not self._calls and not any(self._slots):
+            while not (self._queue or self._calls or self.busy):
                 if self._closing:
                     return False
                 self._changed.wait()
@@ -315,10 +290,8 @@ class Scheduler:
     def _turn(self) -> None:
         self._admit()
         self._fit()
-        reading = [(slot, text) for slot, text in enumerate(self._slots) if text and text.read < len(text.prompt)]
-        writing = any(text and text.read >= len(text.prompt) for text in self._slots)
-        if reading:
-            self._read(*min(reading, key=lambda one: one[1].submitted))
+        writing = any(self._slots)
+        self._read()
         if writing:
             self._write()
         self._call()
@@ -342,97 +315,70 @@ class Scheduler:
         with self._changed:
             for slot, text in enumerate(self._slots):
                 if text and text.cancelled:
-                    self._leave(slot)
-            while self._queue and self._queue[0].cancelled:
-                self._queue.popleft()
-            for slot, text in enumerate(self._slots):
-                if text is None and self._queue:
-                    self._slots[slot] = self._queue.popleft()
+                    self._batch.release(slot)
+                    self._slots[slot] = None
+            self._unread = [text for text in self._unread if not text.cancelled]
+            while self._queue and (self._queue[0].cancelled or self.busy < self._most):
+                text = self._queue.popleft()
+                if not text.cancelled:
+                    self._unread.append(text)
             self.metrics.waiting(len(self._queue))
 
-    def _leave(self, slot: int) -> None:
-        self._device = programs.release(self._device, jnp.asarray(slot, jnp.int32))
-        self._slots[slot] = None
+    def _fit(self, joins: Text | None = None) -> None:
+        """Have as many slots and as long caches as the texts that are being written, and the one that ``joins`` them,
+        need for one step."""
+        taken = [slot for slot, text in enumerate(self._slots) if text]
+        texts = [text for text in (*self._slots, joins) if text]
+        needs = [len(text.prompt) + len(text.row.tokens) - text.drawn_before + 1 for text in texts]
+        if joins:
+            needs.append(self._batch.own_length)
+        rows, length = self._batch.fitting(max(len(texts), 1), max(needs, default=1))
+        roomy = rows < self._batch.rows or length < self._batch.length
+        if not joins:
+            self._roomy = self._roomy + 1 if roomy else 0
+        if taken and (joins or self._roomy < PATIENCE):
+            rows, length = max(rows, self._batch.rows), max(length, self._batch.length)
+        if rows < self._batch.rows:
+            self._slots = [self._slots[slot] for slot in taken]
+        self._batch.resize(taken, rows, length)
+        self._slots += [None] * (rows - len(self._slots))
 
-    def _fit(self) -> None:
-        """Make the caches as long as what is in them, and one turn more, needs."""
-        needs = [self.lengths[0]]
-        for text in self._slots:
-            if text and text.read < len(text.prompt):
-                needs.append(min(text.read + self.chunk, len(text.prompt)) + 1)
-            elif text:
-                needs.append(len(text.prompt) + len(text.row.tokens) - text.drawn_before + 1)
-        self._resize(min(length for length in self.lengths if length >= min(max(needs), self.config.n_ctx)))
-
-    def _resize(self, length: int) -> None:
-        """By one length after the other, so that few programs are compiled."""
-        while self._length != length:
-            at = self.lengths.index(self._length)
-            self._length = self.lengths[at + (1 if length > self._length else -1)]
-            self._cache = programs.resize(self._cache, self._length, self.place)
-
-    def _read(self, slot: int, text: Text) -> None:
-        # The last piece ends where the cache does, if it would lie past it: it reads some of what was read once more.
-        left = len(text.prompt) - text.read
-        size = next((size for size in self.pieces if size >= left), self.chunk)
-        at = min(text.read, self._length - size)
-        piece = text.prompt[at : at + size]
-        logits_1V = self._read_piece(slot, piece, at, size)
-        text.read = at + len(piece)
-        if text.read == len(text.prompt):
-            drawn = self._join(slot, text.row, logits_1V, wanted=text.alternatives > 0)
-            self._take(slot, text, _on_host(drawn), 0)
-
-    def _read_piece(self, slot: int, piece: list[int], at: int, size: int) -> jax.Array:
-        tokens_1C = np.zeros((1, size), np.int32)
-        tokens_1C[0, : len(piece)] = piece
-        logits_1V, self._cache = programs.read(
-            self.writer.params,
-            self._cache,
-            jnp.asarray(tokens_1C),
-            *(jnp.asarray(number, jnp.int32) for number in (slot, at, len(piece) - 1)),
-            config=self.config,
-            place=self.place,
-        )
-        return logits_1V
-
-    def _join(self, slot: int, row: Row, logits_1V: jax.Array, *, wanted: bool) -> Drawn:
-        self._device, drawn = programs.join(
-            self._device,
-            jnp.asarray(slot, jnp.int32),
-            make_rows([row], 1, self.config, self.end_of_text, STOP_ROOM),
-            make_history([row], 1, self.config),
-            logits_1V,
-            jnp.asarray(wanted),
-            config=self.config,
-            alternatives=self.alternatives,
-        )
-        return drawn
+    def _read(self) -> None:
+        """Read some of what is unread; texts whose prompts have been read get their first tokens, and slots."""
+        left = self._batch.pieces[-1]
+        while self._unread:
+            text = self._unread[0]
+            unread = len(text.prompt) - text.read
+            size = next((one for one in self._batch.pieces if one >= unread), self._batch.pieces[-1])
+            if size > left:
+                return
+            left -= size
+            # The last piece ends where the context does, if it would lie past it: it reads some of it once more.
+            at = min(text.read, self.config.n_ctx - size)
+            piece = text.prompt[at : at + size]
+            logits_1V = self._batch.read(piece, at, size)
+            text.read = at + len(piece)
+            if text.read == len(text.prompt):
+                del self._unread[0]
+                drawn = _on_host(self._batch.first(text.row, logits_1V, wanted=text.alternatives > 0))
+                if self._take(text, drawn, 0):
+                    self._fit(text)
+                    slot = self._slots.index(None)
+                    self._batch.put(slot)
+                    self._slots[slot] = text
 
     def _write(self) -> None:
-        writing = [text if text and text.read >= len(text.prompt) else None for text in self._slots]
-        drawn = _on_host(self._step(wanted=any(text and text.alternatives for text in writing)))
-        self.metrics.step(sum(text is not None for text in writing), len(writing))
-        for slot, text in enumerate(writing):
-            if text:
-                self._take(slot, text, drawn, slot)
+        """Draw a token of each text that has a slot."""
+        drawn = _on_host(self._batch.step(wanted=any(text and text.alternatives for text in self._slots)))
+        self.metrics.step(sum(text is not None for text in self._slots), self._most)
+        for slot, text in enumerate(self._slots):
+            if text and not self._take(text, drawn, slot):
+                self._slots[slot] = None
+                if not drawn.done_B[slot]:
+                    self._batch.release(slot)
 
-    def _step(self, *, wanted: bool) -> Drawn:
-        unread_B = np.array([text.read if text else 0 for text in self._slots], np.int32)
-        self._device, self._cache, drawn = programs.step(
-            self.writer.params,
-            self._device,
-            self._cache,
-            jnp.asarray(unread_B),
-            jnp.asarray(wanted),
-            config=self.config,
-            alternatives=self.alternatives,
-            place=self.place,
-        )
-        return drawn
-
-    def _take(self, slot: int, text: Text, drawn: Drawn, at: int) -> None:
-        """What was drawn in row ``at`` of ``drawn`` for ``text``."""
+    def _take(self, text: Text, drawn: Drawn, at: int) -> bool:
+        """What was drawn in row ``at`` of ``drawn`` for ``text``; whether it goes on where it is."""
         row, top = text.row, None
         if text.alternatives:
             pairs = zip(drawn.top_token_BN[at], drawn.top_log_prob_BN[at], strict=True)
@@ -441,10 +387,10 @@ class Scheduler:
         row.take(int(drawn.token_B[at]), float(drawn.log_prob_B[at]), top, stops)
         if drawn.done_B[at]:
             row.close()
-        self._tell(slot, text)
+        return self._tell(text)
 
-    def _tell(self, slot: int, text: Text) -> None:
-        row, gained, tokens = text.row, "", []
+    def _tell(self, text: Text) -> bool:
+        row, gained, tokens, slides = text.row, "", [], will_go_on(text.row)
         while text.told < len(row.tokens) and not text.stream.ended:
             number = text.told
             top = row.top[number] if text.alternatives else []
@@ -453,33 +399,20 @@ class Scheduler:
             text.told += 1
         if text.stream.ended:
             row.finish = "stop"
-            self._leave(slot)
-        elif will_go_on(row):
-            # The last half of the context is the prompt of what follows; the slot stays its own.
-            row.finish, text.prompt, text.read, text.drawn_before = (
-                None,
-                window(row, self.config.n_ctx),
-                0,
-                len(row.tokens),
-            )
+        elif slides:
+            # The last half of the context is the prompt of what follows. It is read next, but not amid another.
+            row.finish, text.prompt, text.read = None, window(row, self.config.n_ctx), 0
+            text.drawn_before = len(row.tokens)
+            self._unread.insert(1 if self._unread and self._unread[0].read else 0, text)
         elif row.finish:
             gained += text.stream.finish()
-            self._slots[slot] = None
         now = time.perf_counter()
         self.metrics.token(now - (text.latest or text.submitted), first=not text.latest)
         text.latest = now
         if not text.cancelled:
             text.listener(Piece(gained, tokens, row.finish, row.stop_log_prob))
+        return not (slides or row.finish)
 
 
 def _on_host(drawn: Drawn) -> Drawn:
     return Drawn(*map(np.asarray, drawn))  # type: ignore[arg-type]
-
-
-def _lengths(chunk: int, n_ctx: int) -> list[int]:
-    """Of caches: powers of two that a piece of a prompt fits into, to the context."""
-    lengths = [SMALLEST_BUCKET]
-    while lengths[-1] < n_ctx:
-        lengths.append(lengths[-1] * 2)
-    fitting = {min(length, n_ctx) for length in lengths}
-    return sorted(length for length in fitting if length >= chunk)

@@ -189,6 +189,51 @@ def test_draws_follow_the_distribution_and_never_take_the_padding(settings: dict
     assert set(drawn(temperature=0.0, **settings).tolist()) == {0}
 
 
+def test_draws_over_many_groups_follow_the_distribution() -> None:
+    """Over 1,000 tokens, eight a group, of which every third has no mass: the statistic of Pearson's test."""
+    draws = 20_000
+    wanted_V = np.arange(1000) % 3 * np.random.default_rng(0).uniform(0.2, 1.0, 1000)
+    logits_V = jnp.where(jnp.asarray(wanted_V > 0), jnp.log(jnp.asarray(wanted_V, jnp.float32)), NEVER)
+    keys_B = jax.random.split(jax.random.key(1), draws)
+    token_B = draw(jnp.tile(logits_V, (draws, 1)), knobs_of(draws, 1000), keys_B)
+    found_V = np.bincount(np.asarray(token_B), minlength=1000)
+    assert not found_V[wanted_V == 0].any()
+
+    def statistic(probability_V: np.ndarray) -> float:
+        some = probability_V > 0
+        expected = draws * probability_V[some] / probability_V.sum()
+        return float(((found_V[some] - expected) ** 2 / expected).sum())
+
+    freedom = int((wanted_V > 0).sum()) - 1
+    assert abs(statistic(wanted_V) - freedom) < 4 * (2 * freedom) ** 0.5
+    assert statistic(np.where(wanted_V > 0, np.roll(wanted_V, 3), 0)) > 2 * freedom  # Of other tokens' probabilities.
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 40}, {"top_p": 0.9}, {"top_p": 0.9, "top_p_rule": "openai"}])
+def test_cuts_of_a_whole_vocabulary_are_those_of_sorting_it(settings: dict[str, object]) -> None:
+    """With ties: the logits are multiples of 1/64."""
+    logits_BV = np.round(np.random.default_rng(0).standard_normal((3, 50_304)) * 3 * 64) / 64
+    found_BV = filter_logits(jnp.asarray(logits_BV, jnp.float32), knobs_of(3, 50_304, **settings))
+    for logits_V, found_V in zip(logits_BV, np.asarray(found_BV), strict=True):
+        sorted_V = np.sort(logits_V)[::-1]
+        mass_V = np.cumsum(probabilities(sorted_V.tolist()))
+        if settings.get("top_k"):
+            last = 39
+        elif "top_p_rule" in settings:
+            last = int(np.flatnonzero(mass_V <= 0.9)[-1])
+        else:
+            last = int(np.flatnonzero(mass_V >= 0.9)[0])
+        assert np.array_equal(found_V > NEVER, logits_V >= sorted_V[last])
+        assert not np.array_equal(found_V > NEVER, logits_V >= sorted_V[last] + 1 / 64)
+
+
+def test_of_tokens_that_tie_at_p_openai_keeps_all_if_one_fits() -> None:
+    logits = np.log([0.4, 0.2, 0.2, 0.2]).tolist()
+    assert kept(logits, top_p=0.65, top_p_rule="openai") == {0, 1, 2, 3}
+    assert kept(logits, top_p=0.55, top_p_rule="openai") == {0}
+    assert kept(logits, top_p=0.55) == {0, 1, 2, 3}
+
+
 def test_a_row_draws_by_its_own_key_and_settings() -> None:
     config = ModelConfig(n_vocab=100, n_embd=8, n_head=1)
     logits_BV = jnp.asarray(np.random.default_rng(0).standard_normal((4, 128)), jnp.float32)

@@ -13,7 +13,7 @@ import pytest
 from gpt2jax.config import SamplingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.text import TextModel
-from gpt2jax.serve import scheduler as module
+from gpt2jax.serve import batch as module
 from gpt2jax.serve.scheduler import ClosedError, QueueFullError, Scheduler
 from tests.helpers import place_on
 from tests.serve.helpers import Heard, offline, request, scheduler_of, tiny_writer
@@ -93,12 +93,12 @@ def test_nothing_is_compiled_after_the_start(writer: TextModel, compiled: list[s
 
 def test_a_cache_is_as_long_as_it_must_be(writer: TextModel) -> None:
     with scheduler_of(writer) as scheduler:
-        assert scheduler.lengths == [64, 128]
+        assert scheduler._batch.lengths == [64, 128]
         seen = set()
         short, long = Heard(), Heard()
 
         def look(piece: object) -> None:
-            seen.add(scheduler._length)
+            seen.add(scheduler._batch.length)
             long(piece)  # type: ignore[arg-type]
 
         scheduler.submit(request(writer, "ab", SamplingConfig(max_new_tokens=100, ignore_end_of_text=True)), look)
@@ -106,7 +106,34 @@ def test_a_cache_is_as_long_as_it_must_be(writer: TextModel) -> None:
         assert seen == {64, 128}
         scheduler.submit(request(writer, "ab", SamplingConfig(max_new_tokens=5, ignore_end_of_text=True)), short)
         short.wait()
-        assert scheduler._length == 64
+        assert scheduler._batch.length == 64
+
+
+def test_there_are_as_many_slots_as_texts_need(writer: TextModel) -> None:
+    with scheduler_of(writer, slots=6) as scheduler:
+        assert scheduler._batch.counts == [1, 4, 6]
+        seen = set[tuple[int, int]]()
+
+        def watch(piece: object) -> None:
+            seen.add((scheduler._batch.rows, sum(text is not None for text in scheduler._slots)))
+            heard[0](piece)  # type: ignore[arg-type]
+
+        heard = [Heard() for _ in range(6)]
+        # The first outlives the others by more turns than it takes until there are fewer slots.
+        lengths = [100, 40, 30, 20, 10, 4]
+        for number, (one, length) in enumerate(zip(heard, lengths, strict=True)):
+            sampling = SamplingConfig(max_new_tokens=length, ignore_end_of_text=True, seed=number)
+            scheduler.submit(request(writer, "ab", sampling), watch if number == 0 else one)
+        for number, (one, length) in enumerate(zip(heard, lengths, strict=True)):
+            sampling = SamplingConfig(max_new_tokens=length, ignore_end_of_text=True, seed=number)
+            assert one.wait().text == offline(writer, "ab", sampling).text
+        assert {rows for rows, _ in seen} == {1, 4, 6}
+        assert all(rows >= writing for rows, writing in seen)
+
+
+def test_slots_are_multiples_of_what_a_mesh_spreads_them_over(writer: TextModel) -> None:
+    batch = Scheduler(tiny_writer(place_on(2, 1, 2)), slots=5, queue=1, chunk=16)._batch
+    assert batch.counts == [2, 6]
 
 
 def test_a_long_prompt_does_not_stall_the_others(writer: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +147,7 @@ def test_a_long_prompt_does_not_stall_the_others(writer: TextModel, monkeypatch:
 
         return noted
 
-    for name in ("read", "step"):
+    for name in ("read", "decode"):
         monkeypatch.setattr(module.programs, name, note(name, getattr(module.programs, name)))
     with scheduler_of(writer) as scheduler:
         writing, reading = Heard(), Heard()
@@ -138,7 +165,7 @@ def test_a_long_prompt_does_not_stall_the_others(writer: TextModel, monkeypatch:
         reading.wait()
         writing.wait()
     first, last = turns.index("read"), len(turns) - 1 - turns[::-1].index("read")
-    assert turns[first : last + 1] == ["read", "step"] * 7 + ["read"]
+    assert turns[first : last + 1] == ["read", "decode"] * 7 + ["read"]
 
 
 def test_short_prompts_and_ends_are_read_in_small_pieces(writer: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +231,7 @@ def test_a_failure_is_told_to_all_who_wait(writer: TextModel, monkeypatch: pytes
     heard = [Heard(), Heard()]
     for one in heard:
         scheduler.submit(request(writer, "a", SamplingConfig()), one)
-    monkeypatch.setattr(scheduler, "_write", lambda: 1 / 0)
+    monkeypatch.setattr(scheduler, "_read", lambda: 1 / 0)
     scheduler.start()
     for one in heard:
         with pytest.raises(ZeroDivisionError):
@@ -229,12 +256,16 @@ def test_what_cannot_be_written_is_refused(writer: TextModel, changes: dict[str,
         scheduler.submit(request(writer, "a", SamplingConfig()), Heard(), alternatives=6)
 
 
-def test_the_same_on_a_mesh(writer: TextModel) -> None:
+def test_the_same_on_a_mesh(writer: TextModel, compiled: list[str]) -> None:
     spread = tiny_writer(place_on(2, 1, 2))
     with scheduler_of(spread, slots=4) as scheduler:
         asked = mixed(8)
         heard = [Heard() for _ in asked]
+        compiled.clear()
         for one, (prompt, sampling) in zip(heard, asked, strict=True):
             scheduler.submit(request(writer, prompt, sampling), one)
+        for one in heard:
+            one.wait()
+        assert compiled == []
         for one, (prompt, sampling) in zip(heard, asked, strict=True):
             assert one.wait().text == offline(writer, prompt, sampling).text
