@@ -1,9 +1,9 @@
 """Whether the manifests in launch/ are what Kubernetes, JobSet and SkyPilot read.
 
 `python -m tests.launch.check_manifests` (in `make check`) holds Job templates, the server's Deployment and its Service
-against the schemas that Kubernetes publishes. JobSet's and SkyPilot's are written down here, as far as the manifests use them, from the v1alpha2 types of
-JobSet 0.8 and later, and from the task, resources and storage schemas of SkyPilot 0.14. Every object of theirs is
-closed: a key that is misspelt is an error, as is one that nobody has looked up.
+against the schemas that Kubernetes publishes. JobSet's and SkyPilot's are written down here, as far as the manifests
+use them, from the v1alpha2 types of JobSet 0.8 and later, and from the task, resources and storage schemas of SkyPilot
+0.14. Every object of theirs is closed: a key that is misspelt is an error, as is one that nobody has looked up.
 """
 
 import os
