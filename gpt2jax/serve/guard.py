@@ -24,8 +24,12 @@ JSON = (b"content-type", b"application/json")
 
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     """An error in OpenAI's form; of what was sent, it may quote what is no text."""
-    message, param = (text and text.encode(errors="backslashreplace").decode() for text in (message, param))
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    shown = None if param is None else _as_text(param)
+    return {"error": {"message": _as_text(message), "type": kind, "param": shown, "code": code}}
+
+
+def _as_text(quoted: str) -> str:
+    return quoted.encode(errors="backslashreplace").decode()
 
 
 class StalledError(Exception):

@@ -7,7 +7,7 @@ import itertools
 import json
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import numpy as np
@@ -39,7 +39,7 @@ def make_requests(writer: TextModel, count: int, seed: int = 0) -> list[Asked]:
         settings: dict[str, Any] = {"seed": draw.randrange(2**32)}
         settings |= draw.choice([{}, {"temperature": 0.0}, {"top_k": 5}, {"top_p": 0.7}, {"repetition_penalty": 1.3}])
         if kind == "embeddings":
-            pool = draw.choice(["mean", "last"])
+            pool: Literal["mean", "last"] = draw.choice(("mean", "last"))
             wanted = features(tiny_params(), [list(prompt.encode())], CONFIG, pool=pool)[0]
             made.append(Asked("/v1/embeddings", {"input": prompt, "pool": pool}, wanted))
             continue

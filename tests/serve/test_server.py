@@ -173,7 +173,9 @@ def test_an_end_of_text_is_listed_with_its_log_probability(server: Server, write
     found = choice["logprobs"]
     assert found["tokens"] == ["a", "b", "c", "<|endoftext|>"]
     sampling = SamplingConfig(max_new_tokens=1, temperature=0.0, logit_bias={256: 100.0})
-    wanted = [*writer.score(["abc"])[0].log_probs, offline(writer, "abc", sampling).stop_log_prob]
+    last = offline(writer, "abc", sampling).stop_log_prob
+    assert last is not None
+    wanted = [*writer.score(["abc"])[0].log_probs, last]
     assert np.allclose(found["token_logprobs"][1:], wanted, atol=1e-4)
     told = [choice["logprobs"] for event in events(server, body) for choice in event["choices"]]
     assert [token for one in told for token in one["tokens"]] == found["tokens"]

@@ -106,7 +106,7 @@ def test_an_answer_that_is_not_taken_is_given_up(stalls: bool, capsys: pytest.Ca
     limits: dict[str, Any] = {"max_body": 10, "body_timeout": 1.0, "stall_timeout": 0.05}
     guard = Guard(app, keys=(), metrics=Metrics(), known={"/"}, **limits)
     start = time.monotonic()
-    asyncio.run(guard({"type": "http", "path": "/", "headers": [], "method": "GET"}, receive, send))  # type: ignore[arg-type]
+    asyncio.run(guard({"type": "http", "path": "/", "headers": [], "method": "GET"}, receive, send))
     assert closed
     assert time.monotonic() - start < 5
     assert f"GET / {499 if stalls else 200} " in capsys.readouterr().err
