@@ -6,8 +6,8 @@
 The servers: `gpt2jax serve`; FastAPI around transformers' generate, one text after the other and as many at once as
 there are threads (torch_serve.py); and `transformers serve`. A GPT-2 with random weights, float32, which `gpt2jax
 convert` has written in Hugging Face's form. All are asked in turn (A B C D A B C D) for greedy texts of the same
-length, by one client and by 16 at once. Writes benchmarks/results/serve_peer.md: our tokens a second over the peer's, within
-each round, and how many of the texts are the same.
+length, by one client and by 16 at once. Writes benchmarks/results/serve_peer.md: our tokens a second over the peer's,
+within each round, and how many of the texts are the same.
 """
 
 import argparse
@@ -158,8 +158,8 @@ def main() -> None:
 `python benchmarks/serve_peer.py --python PYTHON {options} --rounds {given.rounds}`
 on {platform.machine()}, {os.cpu_count()} cores, {time.strftime("%Y-%m-%d")}; jax {jax.__version__}, torch {torch},
 transformers {transformers}; float32, random weights, the same in each. Greedy texts of {given.tokens} new tokens, one
-for each client, all clients at once; `gpt2jax serve` as it comes, with 16 slots. Tokens a second of all clients together,
-ours over the peer's in the same round.
+for each client, all clients at once; `gpt2jax serve` as it comes, with 16 slots. Tokens a second of all clients
+together, ours over the peer's in the same round.
 
 | peer | clients | ratio | range of {given.rounds} rounds | texts the same |
 |---|---|---|---|---|

@@ -231,6 +231,36 @@ def test_probes_and_pages(server: Server) -> None:
     assert schema["components"]["schemas"]["ScoreBody"]["examples"] == [CARD_EXAMPLE]
 
 
+def test_the_page_of_the_document_needs_no_network(server: Server) -> None:
+    page = server.get("/docs").text
+    linked = re.findall(r"""(?:src|href)=["']([^"']+)|url: ["']([^"']+)""", page)
+    addresses = {one or other for one, other in linked}
+    assert addresses >= {"/docs-assets/swagger-ui-bundle.js", "/docs-assets/swagger-ui.css", "/openapi.json"}
+    for address in addresses:
+        assert address.startswith("/"), address
+        assert len(server.get(address).content) > 1000
+    assert server.get("/docs-assets/none.js").status_code == 404
+
+
+def test_the_document_names_what_is_answered(server: Server) -> None:
+    document = server.get("/openapi.json").json()
+    said = {
+        path: set(operations["post"]["responses"])
+        for path, operations in document["paths"].items()
+        if "post" in operations
+    }
+    refused = {"400", "401", "408", "413", "422", "429", "503", "504"}
+    assert said == {
+        "/score": refused | {"200"},
+        "/v1/completions": refused | {"200", "404"},
+        "/v1/embeddings": refused | {"200", "404"},
+    }
+    assert "securitySchemes" not in document["components"]
+    keyed = make_app(Service.of("tiny", tiny_writer(), ServingConfig(slots=1)), keyed=True).openapi()
+    assert keyed["paths"]["/score"]["post"]["security"] == [{"HTTPBearer": []}]
+    assert "security" not in keyed["paths"]["/health"]["get"]
+
+
 def test_who_leaves_frees_the_slots(server: Server) -> None:
     """Eight texts fill slots and queue; their client leaves; another one is served."""
     params = {"max_new_tokens": 100, "ignore_end_of_text": True, "past_context": "slide"}
@@ -285,7 +315,9 @@ def test_keys_and_an_end_that_waits(model: Path, tmp_path: Path) -> None:
     server.post("/v1/completions", body, 401, headers={"authorization": "Bearer firs"})
     for key in ("first", "second", "third"):
         server.post("/v1/completions", body, headers={"authorization": f"Bearer {key}"})
-    assert server.get("/health").status_code == 200
+    for path in ("/health", "/docs", "/docs-assets/swagger-ui.css"):
+        assert server.get(path).status_code == 200
+    assert server.get("/v1/models").status_code == 401
     long = {"prompt": "a", "max_tokens": 100, "logit_bias": {"256": -100}}
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(server.post, "/v1/completions", long, headers={"authorization": "Bearer first"})
