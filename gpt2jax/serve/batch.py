@@ -4,7 +4,6 @@ There are as few slots and as short caches as the texts that are being written n
 of one of sixteen. Both grow and shrink in a few sizes, whose programs are compiled at the start.
 """
 
-import itertools
 from collections.abc import Sequence
 
 import jax
@@ -142,24 +141,23 @@ class Batch:
 
     def warm(self) -> None:
         """Run every program once in every size, on nothing."""
-        nobody, small = Row.of(Request((0,), SamplingConfig(max_new_tokens=1))), self.pieces[0]
-        for length in self.lengths:
+        for at, length in enumerate(self.lengths):
             for size in self.pieces:
-                logits_1V = self.read([0], length - size, size)
-        for rows, length in itertools.product(self.counts, self.lengths):
-            self.resize([], rows, length)
-            self.step(wanted=False)
-            for own in self.lengths[: self.lengths.index(length) + 1]:
-                self.read([0], 0, small)
-                self.read([0], own - small, small)
-                self.first(nobody, logits_1V, wanted=False)
-                self.put(0)
-            self.release(0)
-        for rows, length in itertools.product(self.counts, self.lengths):
+                logits_1V = self.read([0], length - size, size)  # Past the first, in the cache of the one before.
+            for rows in self.counts:
+                self.resize([], rows, length)
+                self.step(wanted=False)
+                for own in self.lengths[: at + 1]:
+                    self.first(Row.of(Request((0,), SamplingConfig(max_new_tokens=1))), logits_1V, wanted=False)
+                    self._own = programs.empty_cache(self._config, 1, own, self._place)
+                    self.put(0)
+                self.release(0)
+            self.own_length = length
             self.resize([], self.counts[0], length)
-            self.resize([], rows, length)
+        for rows in self.counts[1:]:
+            self.resize([], rows, self.lengths[-1])
             self.resize([], rows, self.lengths[0])
-            self.resize([], rows, length)
+            self.resize([], rows, self.lengths[-1])
         self.resize([], self.counts[0], self.lengths[0])
 
     def _new(self, rows: list[Row]) -> Slots:
