@@ -171,7 +171,7 @@ def main() -> None:
 on {platform.machine()}, {os.cpu_count()} cores, {time.strftime("%Y-%m-%d")}; lm-eval {version} (`local-completions`),
 jax {jax.__version__}. The model: a GPT-2 with random weights ({CONFIG.n_layer} layers of width {CONFIG.n_embd}).
 
-The harness asked `gpt2jax serve` for the log-likelihoods of the ends of {len(rows)} paragraphs and for as many greedy
+The harness asked our server for the log-likelihoods of the ends of {len(rows)} paragraphs and for as many greedy
 texts of up to {NEW} tokens; beside it the offline engine's. {sum(greedy)} of the ends are the greedy ones, and {ends}
 of the texts end at <|endoftext|>.
 

@@ -158,7 +158,7 @@ def main() -> None:
 `python benchmarks/serve_peer.py --python PYTHON {options} --rounds {given.rounds}`
 on {platform.machine()}, {os.cpu_count()} cores, {time.strftime("%Y-%m-%d")}; jax {jax.__version__}, torch {torch},
 transformers {transformers}; float32, random weights, the same in each. Greedy texts of {given.tokens} new tokens, one
-for each client, all clients at once; `gpt2jax serve` as it comes, with 16 slots. Tokens a second of all clients
+for each client, all clients at once; our server as it comes, with 16 slots. Tokens a second of all clients
 together, ours over the peer's in the same round.
 
 | peer | clients | ratio | range of {given.rounds} rounds | texts the same |

@@ -149,7 +149,7 @@ other.
 Whole answers (of `/score`, `/v1/completions` and `/v1/embeddings`), streams and slow readers' streams were compared
 with the offline engine's, texts token for token: {len(made.wrong)} were wrong, or had another status than 200 and 429
 (turned away because the queue was full). The others left in the middle of a text, sent half a body (408), or read
-nothing of a stream for longer than `stall_timeout`. At the end {made.left} texts waited.
+nothing of a stream for longer than `stall_timeout`. At the end {float(made.left):g} texts waited.
 
 The server's resident memory, MB:
 
