@@ -329,14 +329,14 @@ def test_keys_and_an_end_that_waits(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_request_may_take_so_long(model: Path) -> None:
-    server = Server(model, *OPTIONS, "--timeout", "0.1")
-    short, long = {"prompt": "a", "max_tokens": 1}, {"prompt": ["a"] * 10, "max_tokens": 100}
+    server = Server(model, *OPTIONS, "--slots", "1", "--queue", "40", "--timeout", "0.5")
+    short, long = {"prompt": "a", "max_tokens": 1}, {"prompt": ["a"] * 20, "max_tokens": 100}
     long["logit_bias"] = {"256": -100}
     try:
         server.post("/v1/completions", short)
         assert "timeout" in server.post("/v1/completions", long, 504)["error"]["message"]
         told = events(server, long)
-        assert told[-1]["error"]["message"] == "timeout: longer than 0.1 s"
+        assert told[-1]["error"]["message"] == "timeout: longer than 0.5 s"
         assert "choices" in told[0]
         server.post("/v1/completions", short)  # Their slots are free.
     finally:

@@ -1,5 +1,7 @@
 """A few hundred bad requests; the many of them are `python -m tests.serve.storm`."""
 
+import collections
+
 from tests.serve.storm import Storm, storm
 
 
@@ -14,6 +16,6 @@ def test_bad_requests_neither_hang_nor_fail() -> None:
 
 def test_a_failure_would_be_seen() -> None:
     made = Storm.__new__(Storm)
-    made.counts, made.wrong, made.slowest = __import__("collections").Counter(), [], 0.0
+    made.counts, made.wrong, made.slowest = collections.Counter(), [], 0.0
     made.note("/score", 500, 0.0, lambda: "what was sent")
     assert made.wrong == ["/score: 500: a failure of the server's: what was sent"]
