@@ -19,7 +19,7 @@ name. Texts of all clients are written together, each as if it were alone. Needs
 
   POST /score            the model card's request: {"input_data": [...], "params": {...}}
   POST /v1/completions   OpenAI's form, streamed or whole; GET /v1/models; POST /v1/embeddings
-  GET  /health /ready /metrics; GET /openapi.json; and a page to try it at /
+  GET  /health /ready /metrics; GET /openapi.json; a page to try it at /, another for each route at /docs
 
 Listens on this machine alone unless --host says otherwise. SIGTERM ends it when the texts that were asked for are done.
 
@@ -49,6 +49,7 @@ def run(args: list[str]) -> int:
         raise GPT2JaxError("serve: --model: should be given, in the settings file or as an option")
     try:
         import fastapi  # noqa: F401
+        import fastapi_offline  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise GPT2JaxError(f"serve: needs {error.name}: pip install 'gpt2jax[serve]'") from None

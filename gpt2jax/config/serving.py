@@ -39,6 +39,9 @@ class ServingConfig:
     """Seconds that a request may take, its waiting included; past that it gets 504."""
     body_timeout: Positive = 20.0
     """Seconds in which a request's body must have come; past that it gets 408."""
+    stall_timeout: Positive = 60.0
+    """Seconds in which a client must take something of its answer; past that its connection is closed, and its slots
+    are free."""
     api_keys: NotEmpty | None = None
     """A file with a key a line that clients must send (Authorization: Bearer KEY); keys may also stand in the
     environment, GPT2JAX_API_KEYS, separated by commas. Without any, whoever reaches the server may use it."""

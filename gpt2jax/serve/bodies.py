@@ -5,14 +5,26 @@ import secrets
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from gpt2jax.config import SamplingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.fields import CountOrZero, Finite, NotEmpty, NotNegative, Probability
 
 TokenId = Annotated[int, Field(ge=0, strict=True)]
-Text = Annotated[str, Field(strict=True)]
+
+
+def _unicode(text: str) -> str:
+    """JSON may have halves of surrogate pairs, which are no characters and cannot be sent back."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start:,} should be one of Unicode's, not half a surrogate pair") from None
+    return text
+
+
+Text = Annotated[str, Field(strict=True), AfterValidator(_unicode)]
+Flag = Annotated[bool, Field(strict=True)]
 # Seeds of requests that name none: any, so that the same request draws another text.
 SEEDS = 2**32
 
@@ -36,7 +48,8 @@ def _fields_of_sampling() -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(SamplingConfig):
         without = field.default is dataclasses.MISSING
-        fields[field.name] = (field.type, Field(default_factory=dict) if without else field.default)
+        kind = Flag if field.type is bool else field.type
+        fields[field.name] = (kind, Field(default_factory=dict) if without else field.default)
     return fields
 
 
@@ -69,7 +82,7 @@ class ScoreBody(Body):
 
 
 class StreamOptions(Body):
-    include_usage: bool = False
+    include_usage: Flag = False
 
 
 class CompletionBody(Body):
@@ -92,14 +105,14 @@ class CompletionBody(Body):
     top_p: Probability | None = 1.0
     n: Annotated[int, Field(ge=1, strict=True)] | None = 1
     best_of: Annotated[int, Field(ge=1, strict=True)] | None = None
-    echo: bool | None = False
+    echo: Flag | None = False
     logprobs: CountOrZero | None = None
     stop: NotEmpty | list[NotEmpty] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63, strict=True)] | None = None
     logit_bias: dict[int, Finite] | None = None
     presence_penalty: Finite | None = 0.0
     frequency_penalty: Finite | None = 0.0
-    stream: bool | None = False
+    stream: Flag | None = False
     stream_options: StreamOptions | None = None
     suffix: None = None
     """Not for a model that writes from left to right: only null is taken."""
@@ -157,6 +170,8 @@ class CompletionBody(Body):
 
 class EmbeddingBody(Body):
     """OpenAI's request for embeddings, with ``pool`` besides."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"input": "Once upon a time"}]})
 
     model: Text | None = None
     input: (

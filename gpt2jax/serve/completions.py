@@ -40,7 +40,7 @@ async def complete(service: Service, body: CompletionBody) -> dict[str, Any]:
             tokens = [
                 Token(token, sample.log_probs[at], sample.top[at] if sample.top else [])
                 for at, token in enumerate(sample.tokens)
-            ]
+            ] + _end(service, sample.stop_log_prob)
             before = _prompt_tokens(prompt, scores[number]) if scores else []
             choices.append(
                 {
@@ -81,7 +81,8 @@ async def stream(service: Service, body: CompletionBody) -> AsyncGenerator[str]:
         async for number, piece in _after(first, coming):
             written += len(piece.tokens)
             if piece.text or piece.finish or (piece.tokens and body.logprobs is not None):
-                yield choice(number, piece.text, piece.tokens, FINISH[piece.finish] if piece.finish else None)
+                tokens = piece.tokens + _end(service, piece.stop_log_prob)
+                yield choice(number, piece.text, tokens, FINISH[piece.finish] if piece.finish else None)
     if body.stream_options and body.stream_options.include_usage:
         yield event(head | {"choices": [], "usage": _usage(prompts, written)})
     yield "data: [DONE]\n\n"
@@ -116,6 +117,16 @@ def _prompt_tokens(prompt: list[int], score: Score) -> list[Token]:
         Token(token, log_prob, top) for token, log_prob, top in zip(prompt[1:], score.log_probs, score.top, strict=True)
     ]
     return [Token(prompt[0], math.nan, []), *rest]
+
+
+def _end(service: Service, log_prob: float | None) -> list[Token]:
+    """The <|endoftext|> that stopped a text, which OpenAI lists with its log-probability though the text lacks it.
+
+    Programs that score a prompt by echo count on one token more than the prompt has. What else was probable in its
+    place is not kept.
+    """
+    end_of_text = service.scheduler.end_of_text
+    return [] if log_prob is None or end_of_text is None else [Token(end_of_text, log_prob, [])]
 
 
 def _nothing() -> Sample:

@@ -1,4 +1,4 @@
-"""What stands before every route: the size of a body and the time it may take, keys, and a line of the log."""
+"""What stands before every route: a body's size and time, keys, readers that stall, and a line of the log."""
 
 import asyncio
 import hmac
@@ -18,29 +18,49 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # Open to all: what probes and scrapers ask, and pages that hold nothing.
 OPEN = ("/", "/health", "/ready", "/metrics", "/docs", "/openapi.json")
+OPEN_FOLDER = "/docs-assets/"
 JSON = (b"content-type", b"application/json")
 
 
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """An error in OpenAI's form."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    """An error in OpenAI's form; of what was sent, it may quote what is no text."""
+    shown = None if param is None else _as_text(param)
+    return {"error": {"message": _as_text(message), "type": kind, "param": shown, "code": code}}
+
+
+def _as_text(quoted: str) -> str:
+    return quoted.encode(errors="backslashreplace").decode()
+
+
+class StalledError(Exception):
+    """The client takes nothing of its answer."""
 
 
 class Guard:
     """ASGI middleware."""
 
     def __init__(
-        self, app: App, *, keys: tuple[str, ...], max_body: int, body_timeout: float, metrics: Metrics, known: set[str]
+        self,
+        app: App,
+        *,
+        keys: tuple[str, ...],
+        max_body: int,
+        body_timeout: float,
+        stall_timeout: float,
+        metrics: Metrics,
+        known: set[str],
     ) -> None:
         """
         Args:
             keys: of which a client must send one; none: everybody may.
             max_body: bytes.
             body_timeout: seconds.
+            stall_timeout: seconds in which a client must take a part of its answer, or make room for it.
             known: paths that there are, which metrics count by name; others are counted together.
         """
         self.app, self.metrics, self.known = app, metrics, known
-        self.keys, self.max_body, self.body_timeout = [key.encode() for key in keys], max_body, body_timeout
+        self.keys, self.max_body = [key.encode() for key in keys], max_body
+        self.body_timeout, self.stall_timeout = body_timeout, stall_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,10 +72,17 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            try:
+                async with asyncio.timeout(self.stall_timeout):
+                    await send(message)
+            except TimeoutError:
+                status = 499
+                raise StalledError from None
 
         try:
             await self._guarded(scope, receive, note)
+        except StalledError:
+            pass  # An answer that is not complete: the server closes the connection.
         finally:
             path = scope["path"] if scope["path"] in self.known else "other"
             self.metrics.request(path, status)
@@ -64,7 +91,8 @@ class Guard:
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        if self.keys and scope["path"] not in OPEN and not self._allowed(headers.get(b"authorization", b"")):
+        is_open = scope["path"] in OPEN or scope["path"].startswith(OPEN_FOLDER)
+        if self.keys and not is_open and not self._allowed(headers.get(b"authorization", b"")):
             message = "API key: missing or unknown; send it as 'Authorization: Bearer KEY'"
             await _answer(send, 401, error_body(message, "authentication_error", code="invalid_api_key"))
             return
@@ -98,7 +126,7 @@ class Guard:
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> Message | None:
         """The body as one message; None if it is too large."""
         declared = headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self.max_body:
+        if declared.isdigit() and (len(declared) > 18 or int(declared) > self.max_body):
             return None
         parts, size = [], 0
         while True:

@@ -1,6 +1,7 @@
 """The process: a socket, signals, and the end."""
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ from gpt2jax.serve.guard import Guard
 from gpt2jax.serve.service import Service
 
 KEYS = "GPT2JAX_API_KEYS"
+# Bytes of an answer that the system may hold for a client which does not read; it would take megabytes.
+SEND_BUFFER = 262_144
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -31,12 +34,13 @@ def serve(name: str, writer: TextModel, serving: ServingConfig) -> int:
     """
     keys = read_keys(serving.api_keys)
     service = Service.of(name, writer, serving)
-    app = make_app(service)
+    app = make_app(service, keyed=bool(keys))
     guarded = Guard(
         app,
         keys=keys,
         max_body=serving.max_body,
         body_timeout=serving.body_timeout,
+        stall_timeout=serving.stall_timeout,
         metrics=service.metrics,
         known={route.path for route in app.routes if "{" not in route.path},  # type: ignore[attr-defined]
     )
@@ -47,7 +51,14 @@ def serve(name: str, writer: TextModel, serving: ServingConfig) -> int:
         print(f"gpt2jax: warning: {serving.host}: whoever reaches it may use it; --api-keys FILE", file=sys.stderr)
     print(f"serving {name} at {address}; compiling", file=sys.stderr, flush=True)
     config = uvicorn.Config(
-        guarded, log_config=None, access_log=False, lifespan="on", timeout_keep_alive=30, backlog=1024
+        guarded,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_keep_alive=30,
+        backlog=1024,
+        # No request takes longer; what is left after it is a client that does not read.
+        timeout_graceful_shutdown=math.ceil(serving.timeout),
     )
     return asyncio.run(_run(uvicorn.Server(config), listener, service, address))
 
@@ -113,6 +124,9 @@ def _listen(serving: ServingConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: drops what is left of an answer that was given up, or is complete.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(serving.stall_timeout * 2000))
     try:
         listener.bind((serving.host, serving.port))
     except OSError as error:

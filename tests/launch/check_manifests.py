@@ -1,12 +1,13 @@
 """Whether the manifests in launch/ are what Kubernetes, JobSet and SkyPilot read.
 
-`python -m tests.launch.check_manifests` (in `make check`) holds Job templates against the schemas that Kubernetes
-publishes. JobSet's and SkyPilot's are written down here, as far as the manifests use them, from the v1alpha2 types of
-JobSet 0.8 and later, and from the task, resources and storage schemas of SkyPilot 0.14. Every object of theirs is
-closed: a key that is misspelt is an error, as is one that nobody has looked up.
+`python -m tests.launch.check_manifests` (in `make check`) holds Job templates, the server's Deployment and its Service
+against the schemas that Kubernetes publishes. JobSet's and SkyPilot's are written down here, as far as the manifests
+use them, from the v1alpha2 types of JobSet 0.8 and later, and from the task, resources and storage schemas of SkyPilot
+0.14. Every object of theirs is closed: a key that is misspelt is an error, as is one that nobody has looked up.
 """
 
 import os
+import string
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ import yaml
 LAUNCH = Path(__file__).parents[2] / "launch"
 KUBERNETES = "1.33"  # GKE's stable channel is not older.
 SETTINGS = {"IMAGE": "registry/gpt2jax:1", "BUCKET": "my-bucket", "SPOT": "1"}
+SERVED = SETTINGS | {"MODEL": "runs/gpt2", "ACCELERATOR": "nvidia-l4"}
 COMMAND = ["gpt2jax", "train", "bucket/settings.yaml"]
 
 
@@ -132,6 +134,22 @@ def check_job_set(manifest: Any) -> list[str]:
     return found
 
 
+def served() -> list[Any]:
+    """The objects of launch/serve_gpu.yaml, filled in as envsubst does."""
+    return list(yaml.safe_load_all(string.Template((LAUNCH / "serve_gpu.yaml").read_text()).substitute(SERVED)))
+
+
+def check_served(objects: list[Any]) -> list[str]:
+    """What is wrong with them, a line for each."""
+    found = []
+    for one in objects:
+        try:
+            kubernetes_validate.validate(one, KUBERNETES, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            found.append(f"{one.get('kind')}.{'.'.join(str(part) for part in error.path)}: {error.message}")
+    return found
+
+
 def check_sky_task(task: Any) -> list[str]:
     """What is wrong with it, a line for each."""
     return _against(SKY_TASK, task)
@@ -146,6 +164,7 @@ def main() -> int:
     found = []
     for kind in ("gpu", "tpu"):
         found += [f"launch/gke_{kind}.yaml: {line}" for line in check_job_set(filled_in(kind))]
+    found += [f"launch/serve_gpu.yaml: {line}" for line in check_served(served())]
     for name in ("sky.yaml", "sky_tpu.yaml"):
         found += [f"launch/{name}: {line}" for line in check_sky_task(yaml.safe_load((LAUNCH / name).read_text()))]
     for line in found:

@@ -18,9 +18,9 @@ from gpt2jax.serve.scheduler import Piece, Scheduler, Token
 CONFIG = ModelConfig(n_vocab=257, n_ctx=128, n_embd=32, n_head=4, n_layer=2)
 
 
-def tiny_params() -> Params:
+def tiny_params(config: ModelConfig = CONFIG) -> Params:
     """Random weights, wide enough apart that texts differ from each other."""
-    params = parameters.init(jax.random.key(0), CONFIG)
+    params = parameters.init(jax.random.key(0), config)
     return jax.tree.map(lambda leaf: leaf * 6 if leaf.ndim > 1 else leaf, params)
 
 

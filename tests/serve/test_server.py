@@ -7,11 +7,9 @@ import json
 import math
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +22,6 @@ import openai
 import pytest
 import uvicorn
 
-from gpt2jax import tokenizer
 from gpt2jax.config import SamplingConfig, ServingConfig
 from gpt2jax.generate.features import features
 from gpt2jax.generate.text import TextModel
@@ -32,62 +29,16 @@ from gpt2jax.serve import server as server_module
 from gpt2jax.serve.app import make_app
 from gpt2jax.serve.bodies import CARD_EXAMPLE
 from gpt2jax.serve.service import Service
-from gpt2jax.weights.convert import convert
-from gpt2jax.weights.weights import HeldWeights, Origin
 from tests.serve.helpers import CONFIG, offline, tiny_params, tiny_writer
+from tests.serve.process import Server, write_model
 
 OPTIONS = ["--slots", "4", "--queue", "8", "--chunk", "16", "--max-tokens", "100", "--max-texts", "20"]
 OPTIONS += ["--max-body", "20000", "--body-timeout", "1", "--timeout", "60"]
 
 
-class Server:
-    """The process, and what it prints."""
-
-    def __init__(self, model: Path, *options: str, **environment: str) -> None:
-        command = [sys.executable, "-m", "gpt2jax", "serve", "--model", str(model), "--port", "0", *options]
-        cache = str(Path(__file__).parents[2] / ".cache" / "served")
-        given = os.environ | {"JAX_PLATFORMS": "cpu", "GPT2JAX_CACHE": cache} | environment
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=given)
-        self.lines: list[str] = []
-        self._ready = threading.Event()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        assert self._ready.wait(180), self.lines
-        found = re.search(r"at (http://\S+);", "\n".join(self.lines))
-        assert found, self.lines
-        self.address = found[1]
-
-    def _read(self) -> None:
-        assert self.process.stderr
-        for line in self.process.stderr:
-            self.lines.append(line.rstrip())
-            if line.startswith("ready"):
-                self._ready.set()
-        self._ready.set()
-
-    def post(self, path: str, body: Any, status: int = 200, **given: Any) -> Any:
-        answer = httpx.post(self.address + path, json=body, timeout=60, **given)
-        assert answer.status_code == status, answer.text
-        return answer.json()
-
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.address + path, timeout=60)
-
-    def end(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(60)
-        self._reader.join(10)
-        assert self.process.stderr
-        self.process.stderr.close()
-        return status
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("served") / "tiny"
-    held = HeldWeights(Origin("random", "random", CONFIG, tokenizer.byte_level()), tiny_params())
-    convert(held, path, "huggingface")
-    return path
+    return write_model(tmp_path_factory.mktemp("served") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +104,9 @@ def test_all_of_the_sampling_settings_have_their_names(server: Server, writer: T
         ("/v1/completions", {"prompt": "a", "stream": True, "best_of": 2}, "best_of: 2"),
         ("/v1/completions", {}, "prompt: Field required"),
         ("/v1/embeddings", {"input": "a" * 129}, "input 1: 129 tokens"),
+        ("/score", {"input_data": ["ab\ud800"]}, "input_data.0: 'ab\\ud800': character 2 should be one of Unicode's"),
+        ("/v1/completions", {"prompt": "a", "\ud800": 1}, "body: '\\ud800': should be a valid string"),
+        ("/v1/completions", {"prompt": "a", "echo": "yes"}, "echo: 'yes'"),
     ],
 )
 def test_a_mistake_is_named(server: Server, path: str, body: Any, message: str) -> None:
@@ -163,6 +117,10 @@ def test_a_mistake_is_named(server: Server, path: str, body: Any, message: str) 
 
 def test_other_mistakes(server: Server) -> None:
     json_type = {"content-type": "application/json"}
+    for content in (b'{"input_data": ["\xff"]}', b"[" * 5000, b'{"input_data": ' + b"9" * 5000 + b"}"):
+        answer = httpx.post(server.address + "/score", content=content, headers=json_type)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["type"] == "invalid_request_error"
     answer = httpx.post(server.address + "/score", content=b'{"input_data": [', headers=json_type)
     assert answer.status_code == 422
     assert answer.json()["error"]["message"].startswith("body: no JSON")
@@ -205,6 +163,24 @@ def test_log_probabilities_of_prompt_and_text(server: Server, writer: TextModel)
     only = server.post("/v1/completions", body | {"max_tokens": 0})["choices"][0]
     assert only["logprobs"]["token_logprobs"] == found["token_logprobs"][:3]
     assert only["text"] == "abc"
+
+
+def test_an_end_of_text_is_listed_with_its_log_probability(server: Server, writer: TextModel) -> None:
+    """Programs that score a prompt by echo take off one token at the end, whichever it is."""
+    body = {"prompt": "abc", "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1, "logit_bias": {"256": 100}}
+    [choice] = server.post("/v1/completions", body)["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("abc", "stop")
+    found = choice["logprobs"]
+    assert found["tokens"] == ["a", "b", "c", "<|endoftext|>"]
+    sampling = SamplingConfig(max_new_tokens=1, temperature=0.0, logit_bias={256: 100.0})
+    last = offline(writer, "abc", sampling).stop_log_prob
+    assert last is not None
+    wanted = [*writer.score(["abc"])[0].log_probs, last]
+    assert np.allclose(found["token_logprobs"][1:], wanted, atol=1e-4)
+    told = [choice["logprobs"] for event in events(server, body) for choice in event["choices"]]
+    assert [token for one in told for token in one["tokens"]] == found["tokens"]
+    biased = body | {"logit_bias": {"65": 100}}
+    assert server.post("/v1/completions", biased)["choices"][0]["logprobs"]["tokens"] == ["a", "b", "c", "A"]
 
 
 def test_a_stream_has_the_same_text(server: Server) -> None:
@@ -253,6 +229,36 @@ def test_probes_and_pages(server: Server) -> None:
     assert "It does not know what is true." in page
     schema = server.get("/openapi.json").json()
     assert schema["components"]["schemas"]["ScoreBody"]["examples"] == [CARD_EXAMPLE]
+
+
+def test_the_page_of_the_document_needs_no_network(server: Server) -> None:
+    page = server.get("/docs").text
+    linked = re.findall(r"""(?:src|href)=["']([^"']+)|url: ["']([^"']+)""", page)
+    addresses = {one or other for one, other in linked}
+    assert addresses >= {"/docs-assets/swagger-ui-bundle.js", "/docs-assets/swagger-ui.css", "/openapi.json"}
+    for address in addresses:
+        assert address.startswith("/"), address
+        assert len(server.get(address).content) > 1000
+    assert server.get("/docs-assets/none.js").status_code == 404
+
+
+def test_the_document_names_what_is_answered(server: Server) -> None:
+    document = server.get("/openapi.json").json()
+    said = {
+        path: set(operations["post"]["responses"])
+        for path, operations in document["paths"].items()
+        if "post" in operations
+    }
+    refused = {"400", "401", "408", "413", "422", "429", "503", "504"}
+    assert said == {
+        "/score": refused | {"200"},
+        "/v1/completions": refused | {"200", "404"},
+        "/v1/embeddings": refused | {"200", "404"},
+    }
+    assert "securitySchemes" not in document["components"]
+    keyed = make_app(Service.of("tiny", tiny_writer(), ServingConfig(slots=1)), keyed=True).openapi()
+    assert keyed["paths"]["/score"]["post"]["security"] == [{"HTTPBearer": []}]
+    assert "security" not in keyed["paths"]["/health"]["get"]
 
 
 def test_who_leaves_frees_the_slots(server: Server) -> None:
@@ -309,7 +315,9 @@ def test_keys_and_an_end_that_waits(model: Path, tmp_path: Path) -> None:
     server.post("/v1/completions", body, 401, headers={"authorization": "Bearer firs"})
     for key in ("first", "second", "third"):
         server.post("/v1/completions", body, headers={"authorization": f"Bearer {key}"})
-    assert server.get("/health").status_code == 200
+    for path in ("/health", "/docs", "/docs-assets/swagger-ui.css"):
+        assert server.get(path).status_code == 200
+    assert server.get("/v1/models").status_code == 401
     long = {"prompt": "a", "max_tokens": 100, "logit_bias": {"256": -100}}
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(server.post, "/v1/completions", long, headers={"authorization": "Bearer first"})
@@ -385,3 +393,20 @@ def test_openais_own_client(server: Server, writer: TextModel) -> None:
     assert np.allclose(found, features(tiny_params(), [list(b"abc")], CONFIG)[0], atol=1e-4)
     with pytest.raises(openai.UnprocessableEntityError, match="max_tokens: -1"):
         client.completions.create(model="tiny", prompt="a", max_tokens=-1)
+
+
+def test_another_model_is_not_found(server: Server) -> None:
+    client = openai.OpenAI(base_url=server.address + "/v1", api_key="none", max_retries=0)
+    for ask in (
+        lambda: client.completions.create(model="gpt2", prompt="a"),
+        lambda: client.embeddings.create(model="gpt2", input="a"),
+        lambda: client.models.retrieve("gpt2"),
+    ):
+        with pytest.raises(openai.NotFoundError, match="model: 'gpt2': is not served; should be 'tiny'") as raised:
+            ask()
+        assert raised.value.code == "model_not_found"
+        assert raised.value.param == "model"
+        assert raised.value.type == "invalid_request_error"
+    assert client.models.retrieve("tiny").id == "tiny"
+    for body in ({"prompt": "a"}, {"prompt": "a", "model": None}, {"prompt": "a", "model": "tiny"}):
+        assert server.post("/v1/completions", body)["model"] == "tiny"
