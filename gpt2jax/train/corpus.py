@@ -8,11 +8,12 @@ import tiktoken
 
 from gpt2jax import tokenizer
 from gpt2jax.config import Config
-from gpt2jax.data.corpora import PYDOC, SUFFIXES, find_sources, read_documents
+from gpt2jax.data.corpora import PYDOC, find_sources, read_documents
 from gpt2jax.data.documents import DocumentWindows
 from gpt2jax.data.meta import FILE_NAME, Meta, read_meta
 from gpt2jax.data.pipeline import Windows, holds_validation, open_split
 from gpt2jax.data.prepare import SplitRule, made_from, prepare
+from gpt2jax.data.sources import holds_text
 from gpt2jax.distributed import all_agree, is_primary
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import remove_folder
@@ -77,7 +78,7 @@ def _is_text(name: str) -> bool:
     path = Path(name)
     if path.is_dir():
         shards = (path / FILE_NAME).exists() or any(path.glob("*.bin"))
-        return not shards and any(file.suffix.lower() in SUFFIXES for file in path.rglob("*"))
+        return not shards and holds_text(path)
     return path.is_file() or name == PYDOC
 
 
@@ -108,7 +109,7 @@ def _prepare(config: Config, out: Path) -> list[str]:
         before.check(out)
         return _too_small(config, before)
     encoding = _encoding(config)
-    documents = read_documents(find_sources([text]))
+    documents = (document for document in read_documents(find_sources([text])) if not document.continues)
     block = round(1 / wanted) if wanted else 1
     some = list(itertools.islice(documents, block))
     # One document of every so many, or, if they are few, the end of the last. A completion is not cut from its prompt.
