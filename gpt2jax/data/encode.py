@@ -86,17 +86,10 @@ def encode(
             file.write(writer.end().astype(settings.token).tobytes())
         rows = writer.rows()
         table.write_bytes(rows.tobytes())
-        sha256 = hashlib.sha256()
-        for path in (tokens, table):
-            with path.open("rb") as file:
-                while block := file.read(2**20):
-                    sha256.update(block)
     if settings.cleaning.near_duplicates:
         with new_file(parts.path(key, "signatures")) as path:
             path.write_bytes(msgpack.packb(writer.signatures))
-    record = Record(
-        key, writer.count, len(rows), sha256.hexdigest(), writer.prompts is True, writer.dropped, writer.read
-    )
+    record = Record(key, writer.count, len(rows), parts.hash(key), writer.prompts is True, writer.dropped, writer.read)
     parts.write(record)
     return record
 
@@ -106,7 +99,7 @@ def _parts(documents: Iterator[Document], cut: int | None) -> Iterator[tuple[int
     if cut is None:
         yield from ((UNDECIDED, document) for document in documents)
         return
-    begun = False
+    begun = cut == 0  # Else the first of them for validation goes on with nothing.
     for document in documents:
         head, tail = document.text[:cut], document.text[cut:]
         cut -= len(head)

@@ -155,7 +155,7 @@ def refuse_if_full(out: Path, work: Jobs, missing: Sequence[int], say: Callable[
             f"{out}: how much of the disk it takes is not known beforehand: the hub does not say how long its texts are"
         )
     else:
-        say(f"{out}: takes about {shards / 1e9:,.2f} GB, and {need / 1e9:,.2f} GB of the disk while it is made")
+        say(f"{out}: takes about {shards / 1e6:,.1f} MB, and {need / 1e6:,.1f} MB of the disk while it is made")
     refuse_if_no_space(out, need)
 
 

@@ -56,8 +56,8 @@ def join(
     """
     kept: tuple[Split, ...] = ("train", "validation") if shape.holds_out else ("train",)
     dropped: dict[str, int] = {}
+    parts.check(records)
     for record in records:
-        parts.check(record)
         for reason, count in record.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + count
     with contextlib.ExitStack() as stack:

@@ -8,8 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgpack
@@ -69,10 +68,8 @@ class Parts:
         return record if sizes == [record.tokens * self.token.itemsize, record.rows * ROW.itemsize] else None
 
     def write(self, record: Record) -> None:
-        """Say that a unit's files are whole: they are on disk before it."""
-        for ending in ("tokens", "rows"):
-            with self.path(record.key, ending).open("rb") as file:
-                os.fsync(file.fileno())
+        """Say that a unit's files are whole: they are there before it. A machine that loses its power may yet lose
+        what they hold: :meth:`check` sees that."""
         write_text(self.path(record.key, "json"), json.dumps(dataclasses.asdict(record)))
 
     def rows(self, record: Record) -> np.ndarray:
@@ -89,20 +86,27 @@ class Parts:
         """Of each document, what near duplicates are found by: where they were asked for."""
         return msgpack.unpackb(self.path(record.key, "signatures").read_bytes())
 
-    def check(self, record: Record) -> None:
+    def check(self, records: Sequence[Record]) -> None:
         """Refuse files that are not as they were written.
 
         Raises:
-            GPT2JaxError: their hash is another; their record is removed, so that the unit is done again.
+            GPT2JaxError: the hashes of some are others; their records are removed, so that these units are done again.
         """
+        damaged = [record for record in records if self.hash(record.key) != record.sha256]
+        for record in damaged:
+            self.path(record.key, "json").unlink()
+        if damaged:
+            path = self.path(damaged[0].key, "tokens")
+            raise GPT2JaxError(f"{path}: damaged on disk, of {len(damaged):,} parts: start again to make them anew")
+
+    def hash(self, key: str) -> str:
+        """sha256 (hex) of the tokens of a unit, then its table."""
         found = hashlib.sha256()
         for ending in ("tokens", "rows"):
-            with self.path(record.key, ending).open("rb") as file:
+            with self.path(key, ending).open("rb") as file:
                 while block := file.read(2**20):
                     found.update(block)
-        if found.hexdigest() != record.sha256:
-            self.path(record.key, "json").unlink()
-            raise GPT2JaxError(f"{self.path(record.key, 'tokens')}: damaged on disk: start again to make it anew")
+        return found.hexdigest()
 
 
 @contextlib.contextmanager
