@@ -46,8 +46,9 @@ class PrepareArgs:
     meta.json. --preset list names them all."""
     tokenizer: Literal["gpt2", "bytes", "characters"] = "gpt2"
     """gpt2: 50,257 byte pairs; bytes: 256 bytes and <|endoftext|>; characters: those of the corpus, as nanoGPT."""
-    format: Literal["nanogpt", "llmc"] = "nanogpt"
-    """Of the shards. nanogpt: <|endoftext|> after each document; llmc: a header, and <|endoftext|> before each."""
+    format: Literal["nanogpt", "llmc", "arrayrecord"] = "nanogpt"
+    """Of the shards. nanogpt: <|endoftext|> after each document; llmc: a header, and <|endoftext|> before each;
+    arrayrecord: as nanogpt, in records of 8,192 tokens."""
     split: Literal["documents", "hash", "tail", "first"] = "documents"
     """What is held out: documents: one in every 1/validation-fraction; hash: each by its own text, so that none moves
     when more are added; tail: the end of the corpus; first: its first validation-tokens tokens, as llm.c."""
@@ -74,7 +75,7 @@ class PrepareArgs:
     encoding: str = "utf-8"
     """Of files, by the name that Python has for it."""
     shard_tokens: int = 100_000_000
-    """Most tokens in a file of llm.c's format."""
+    """Most tokens in a file, but for nanoGPT's format, which has one."""
     token_bits: Literal[16, 32] = 16
     """32 is for vocabularies of more than 65,536 tokens."""
     min_characters: int = 0

@@ -10,9 +10,10 @@ from typing import BinaryIO, Literal, Self
 
 import numpy as np
 
+from gpt2jax.data.records import RECORD_TOKENS, RecordWriter, record_tokens
 from gpt2jax.errors import GPT2JaxError
 
-Format = Literal["nanogpt", "llmc"]
+Format = Literal["nanogpt", "llmc", "arrayrecord"]
 Split = Literal["train", "validation"]
 
 TokenBits = Literal[16, 32]
@@ -48,7 +49,9 @@ class Shard:
     bits: TokenBits = 16
 
     def memmap(self) -> np.ndarray:
-        """The tokens [tokens], uint16 or uint32, read from disk as they are touched."""
+        """The tokens [tokens], uint16 or uint32, read from disk as they are touched; of ArrayRecord, in slices."""
+        if self.format == "arrayrecord":
+            return record_tokens(self.path, TOKENS[self.bits])
         return np.memmap(self.path, dtype=TOKENS[self.bits], mode="r", offset=self.offset, shape=(self.tokens,))
 
 
@@ -70,6 +73,8 @@ def open_shard(path: Path, expected_format: Format | None = None, bits: TokenBit
         raise GPT2JaxError(f"{path}: cannot be read as a token shard ({error.strerror})") from None
     if size == 0:
         raise GPT2JaxError(f"{path}: 0 bytes: an empty shard; should hold at least one token")
+    if expected_format == "arrayrecord":
+        return Shard(path, "arrayrecord", len(record_tokens(path, TOKENS[bits])), 0, bits)
     magic, version, tokens = map(int, header)
     token, (wanted_magic, wanted_version) = TOKENS[bits], HEADERS[bits]
     if magic in OTHER_MAGIC and magic != wanted_magic:
@@ -139,8 +144,9 @@ class ShardWriter:
     """Writes one split, token array by token array, into as many files as it takes.
 
     nanoGPT's format is one file, ``train.bin`` or ``val.bin``. llm.c's are ``{name}_val_{i:06d}.bin`` from 0 and
-    ``{name}_train_{i:06d}.bin`` from 1, all full but the last. The folder should be a temporary one, renamed by the
-    caller when all is written: until :meth:`close`, the last file is incomplete.
+    ``{name}_train_{i:06d}.bin`` from 1, all full but the last; ArrayRecord's are named alike, with its ending. The
+    folder should be a temporary one, renamed by the caller when all is written: until :meth:`close`, the last file is
+    incomplete.
 
     Attributes:
         files: names of the files so far.
@@ -170,7 +176,7 @@ class ShardWriter:
         self._format = format
         self._n_vocab = n_vocab
         self._shard_tokens = shard_tokens
-        self._file: BinaryIO | None = None
+        self._file: BinaryIO | RecordWriter | None = None
         self._in_file = 0
 
     def write(self, tokens_T: np.ndarray) -> None:
@@ -194,21 +200,26 @@ class ShardWriter:
             if tokens_T.size:
                 self.close()
 
-    def _start_file(self) -> BinaryIO:
+    def _start_file(self) -> BinaryIO | RecordWriter:
         index = self._first + len(self.files)
-        name = f"{self._short}.bin" if self._format == "nanogpt" else f"{self._name}_{self._short}_{index:06d}.bin"
-        self._file = (self._folder / name).open("xb")
+        ending = "array_record" if self._format == "arrayrecord" else "bin"
+        name = f"{self._short}.bin" if self._format == "nanogpt" else f"{self._name}_{self._short}_{index:06d}.{ending}"
         self.files.append(name)
         self._in_file = 0
+        if self._format == "arrayrecord":
+            self._file = RecordWriter(self._folder / name, RECORD_TOKENS * self._bits // 8)
+            return self._file
+        file = (self._folder / name).open("xb")
         if self._format == "llmc":
-            self._file.write(bytes(HEADER_BYTES))
-        return self._file
+            file.write(bytes(HEADER_BYTES))
+        self._file = file
+        return file
 
     def close(self) -> None:
         """Complete the last file."""
         if self._file is None:
             return
-        if self._format == "llmc":
+        if not isinstance(self._file, RecordWriter) and self._format == "llmc":
             # Last, because only now is the number of tokens known.
             self._file.seek(0)
             self._file.write(np.array([*HEADERS[self._bits], self._in_file], dtype="<i4").tobytes())
