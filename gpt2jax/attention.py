@@ -24,7 +24,9 @@ CACHED_SCORES = 2**20
 NATIVE = {"cpu": "float32", "gpu": "bfloat16", "tpu": "bfloat16"}
 
 
-def choose(config: ModelConfig, length: int, dtype: jnp.dtype, platform: str, dropout: bool) -> tuple[str, str]:
+def choose(
+    config: ModelConfig, length: int, dtype: jnp.dtype, platform: str, dropout: bool, segmented: bool = False
+) -> tuple[str, str]:
     """The kernel for whole sequences: ``xla`` (this module's), ``splash`` or ``cudnn``.
 
     ``model.attention`` names one; ``auto`` takes splash on TPU and cuDNN on GPU where they can, xla elsewhere.
@@ -33,6 +35,7 @@ def choose(config: ModelConfig, length: int, dtype: jnp.dtype, platform: str, dr
         dtype: of the matrix products.
         platform: of the devices: ``cpu``, ``gpu`` or ``tpu``.
         dropout: whether attention weights are dropped, which xla alone does.
+        segmented: whether attention is confined to segments, which cuDNN's cannot.
 
     Returns:
         Its name, and a note for people: why ``auto`` could not take the faster one, or what is slow; often empty.
@@ -46,7 +49,8 @@ def choose(config: ModelConfig, length: int, dtype: jnp.dtype, platform: str, dr
     if lacks is None and name == "splash":
         lacks = "there is no TPU" if platform == "gpu" else kernels.splash_lacks(length)
     elif lacks is None and name == "cudnn":
-        lacks = kernels.cudnn_lacks(config.head_dim, dtype)
+        confined = "it cannot confine attention to a document (data.document_mask)"
+        lacks = confined if segmented else kernels.cudnn_lacks(config.head_dim, dtype)
     if lacks is None:
         slow = name == "splash" and platform == "cpu"
         return name, "interpreted, which is for tests: there is no TPU" if slow else ""
@@ -55,19 +59,21 @@ def choose(config: ModelConfig, length: int, dtype: jnp.dtype, platform: str, dr
     return "xla", f"not {name}: {lacks}"
 
 
-def describe_attention(config: ModelConfig, place: Partition) -> str:
-    """The kernel that training on ``place`` uses, and the note that goes with it.
+def describe_attention(config: ModelConfig, place: Partition, segmented: bool = False) -> str:
+    """The kernel that training on ``place`` uses, and the note that goes with it; ``segmented`` as in :func:`choose`.
 
     Raises:
         GPT2JaxError: the kernel that ``model.attention`` names cannot.
     """
     platform = place.mesh.devices.flat[0].platform
     dtype = jnp.dtype(config.compute_dtype if config.compute_dtype != "auto" else NATIVE[platform])
-    name, note = choose(config, config.n_ctx, dtype, platform, config.dropout > 0)
+    name, note = choose(config, config.n_ctx, dtype, platform, config.dropout > 0, segmented)
     return f"{name} ({note})" if note else name
 
 
-def kernel_here(config: ModelConfig, x_BTD: jax.Array, partition: Partition | None, *, dropout: bool) -> str:
+def kernel_here(
+    config: ModelConfig, x_BTD: jax.Array, partition: Partition | None, *, dropout: bool, segmented: bool = False
+) -> str:
     """The kernel that :func:`choose` names for ``x_BTD`` on the devices of ``partition``, or on jax's own without one.
 
     ``auto`` leaves splash alone without a partition, as it must know where its arrays lie, and takes ``heads``
@@ -77,9 +83,9 @@ def kernel_here(config: ModelConfig, x_BTD: jax.Array, partition: Partition | No
     if partition is None and config.attention == "auto" and platform == "tpu":
         return "xla"
     rows, length, _ = x_BTD.shape
-    name, _ = choose(config, length, x_BTD.dtype, platform, dropout)
+    name, _ = choose(config, length, x_BTD.dtype, platform, dropout, segmented)
     alone = partition is None or partition.mesh.size == 1
-    if name == "xla" and alone and not dropout and goes_by_heads(config, rows, length, platform):
+    if name == "xla" and alone and not (dropout or segmented) and goes_by_heads(config, rows, length, platform):
         return "heads"
     return name
 
@@ -98,6 +104,7 @@ def attend(
     v_BHTK: jax.Array,
     partition: Partition | None,
     dropout_key: jax.Array | None,
+    segments_BT: jax.Array | None = None,
 ) -> jax.Array:
     """Causal attention of whole sequences by ``kernel``; as :func:`causal_attention`.
 
@@ -107,14 +114,14 @@ def attend(
     """
     if kernel == "splash":
         platform = partition.mesh.devices.flat[0].platform if partition else jax.default_backend()
-        return kernels.splash_attention(q_BHTK, k_BHTK, v_BHTK, partition, interpret=platform != "tpu")
+        return kernels.splash_attention(q_BHTK, k_BHTK, v_BHTK, partition, segments_BT, interpret=platform != "tpu")
     if kernel == "cudnn":
         return kernels.cudnn_attention(q_BHTK, k_BHTK, v_BHTK)
     if kernel == "heads":
         return head_by_head(q_BHTK, k_BHTK, v_BHTK)
 
     def plain(q_BHTK: jax.Array, k_BHTK: jax.Array, v_BHTK: jax.Array) -> jax.Array:
-        return causal_attention(q_BHTK, k_BHTK, v_BHTK, config.dropout, dropout_key)
+        return causal_attention(q_BHTK, k_BHTK, v_BHTK, config.dropout, dropout_key, segments_BT)
 
     if config.remat == "attention":
         plain = jax.checkpoint(plain, prevent_cse=False)
@@ -122,7 +129,12 @@ def attend(
 
 
 def causal_attention(
-    q_BHTK: jax.Array, k_BHTK: jax.Array, v_BHTK: jax.Array, dropout: float = 0.0, dropout_key: jax.Array | None = None
+    q_BHTK: jax.Array,
+    k_BHTK: jax.Array,
+    v_BHTK: jax.Array,
+    dropout: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    segments_BT: jax.Array | None = None,
 ) -> jax.Array:
     """Each position attends to itself and those before it.
 
@@ -130,6 +142,7 @@ def causal_attention(
 
     Args:
         dropout: probability of dropping an attention weight; needs ``dropout_key`` when above 0.
+        segments_BT: integers; a position attends to those of its own number alone. None: all are of one.
 
     Returns:
         [B, H, T, K] in the dtype of ``q_BHTK``.
@@ -138,11 +151,11 @@ def causal_attention(
     outs = []
     for block, start in enumerate(range(0, length, QUERY_BLOCK)):
         end = min(start + QUERY_BLOCK, length)
-        mask_TS = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None, :]
+        mask = (jnp.arange(start, end)[:, None] >= jnp.arange(end)[None, :])[None, None]
+        if segments_BT is not None:
+            mask = mask & (segments_BT[:, None, start:end, None] == segments_BT[:, None, None, :end])
         key = None if dropout_key is None else jax.random.fold_in(dropout_key, block)
-        outs.append(
-            _attend(q_BHTK[:, :, start:end], k_BHTK[:, :, :end], v_BHTK[:, :, :end], mask_TS[None, None], dropout, key)
-        )
+        outs.append(_attend(q_BHTK[:, :, start:end], k_BHTK[:, :, :end], v_BHTK[:, :, :end], mask, dropout, key))
     return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=2)
 
 

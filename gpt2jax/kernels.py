@@ -25,26 +25,36 @@ def splash_lacks(length: int) -> str | None:
 
 
 def splash_attention(
-    q_BHTK: jax.Array, k_BHTK: jax.Array, v_BHTK: jax.Array, partition: Partition | None, *, interpret: bool
+    q_BHTK: jax.Array,
+    k_BHTK: jax.Array,
+    v_BHTK: jax.Array,
+    partition: Partition | None,
+    segments_BT: jax.Array | None = None,
+    *,
+    interpret: bool,
 ) -> jax.Array:
     """``jax.experimental.pallas.ops.tpu.splash_attention``, each device over its own rows and heads.
 
     Args:
         partition: where the arrays lie; None: whole on one device. The compiler cannot cut a kernel by itself.
+        segments_BT: integers; a position attends to those of its own number alone. None: all are of one.
         interpret: compute it without a TPU, slowly.
     """
     scaled_BHTK = q_BHTK * q_BHTK.shape[-1] ** -0.5  # The kernel does not scale.
     if partition is None:
-        return _splash(scaled_BHTK, k_BHTK, v_BHTK, interpret)
+        return _splash(scaled_BHTK, k_BHTK, v_BHTK, segments_BT, interpret=interpret)
     spec = partition.rules.spec("batch", "heads", None, None)
+    specs = (spec, spec, spec, None if segments_BT is None else partition.rules.spec("batch", None))
     attend = functools.partial(_splash, interpret=interpret)
     # check_vma: Pallas does not say how its results vary over the mesh.
-    return jax.shard_map(attend, mesh=partition.mesh, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False)(
-        scaled_BHTK, k_BHTK, v_BHTK
+    return jax.shard_map(attend, mesh=partition.mesh, in_specs=specs, out_specs=spec, check_vma=False)(
+        scaled_BHTK, k_BHTK, v_BHTK, segments_BT
     )
 
 
-def _splash(q_BHTK: jax.Array, k_BHTK: jax.Array, v_BHTK: jax.Array, interpret: bool) -> jax.Array:
+def _splash(
+    q_BHTK: jax.Array, k_BHTK: jax.Array, v_BHTK: jax.Array, segments_BT: jax.Array | None, *, interpret: bool
+) -> jax.Array:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -59,7 +69,8 @@ def _splash(q_BHTK: jax.Array, k_BHTK: jax.Array, v_BHTK: jax.Array, interpret: 
     )  # fmt: skip
     mask = masks.MultiHeadMask([masks.CausalMask((length, length)) for _ in range(heads)])
     kernel = splash.make_splash_mha(mask=mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
-    return jax.vmap(kernel)(q_BHTK, k_BHTK, v_BHTK)
+    segments = None if segments_BT is None else splash.SegmentIds(segments_BT, segments_BT)
+    return jax.vmap(kernel)(q_BHTK, k_BHTK, v_BHTK, segments)
 
 
 def cudnn_lacks(head_dim: int, dtype: jnp.dtype) -> str | None:

@@ -93,7 +93,12 @@ class Dense(_Module):
 class Attention(_Placed):
     @nn.compact
     def __call__(
-        self, x_BTD: jax.Array, cache: dict[str, jax.Array] | None, position_B: jax.Array | None, deterministic: bool
+        self,
+        x_BTD: jax.Array,
+        cache: dict[str, jax.Array] | None,
+        position_B: jax.Array | None,
+        deterministic: bool,
+        segments_BT: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Attend causally among the T positions of ``x_BTD``, or, given a cache, against it from ``position_B`` on.
 
@@ -103,7 +108,8 @@ class Attention(_Placed):
         config, key, kernel = self.config, None, ""
         if cache is None:
             key = None if deterministic or config.dropout == 0.0 else self.make_rng("dropout")
-            kernel = kernel_here(config, x_BTD, self.partition, dropout=key is not None)
+            segmented = segments_BT is not None
+            kernel = kernel_here(config, x_BTD, self.partition, dropout=key is not None, segmented=segmented)
         if kernel == "xla":
             qkv_CBHTK = Dense(config, "h/attn/c_attn", "btd,dchk->cbhtk", (1, 3), name="c_attn")(x_BTD)
         else:  # On CPU the other form takes longer for few positions and for very many.
@@ -111,7 +117,7 @@ class Attention(_Placed):
             qkv_CBHTK = qkv_BTCHK.transpose(2, 0, 3, 1, 4)
         q_BHTK, k_BHTK, v_BHTK = (self.pin(one_BHTK, "heads", "length", "head_dim") for one_BHTK in qkv_CBHTK)
         if cache is None or position_B is None:
-            out_BHTK = attend(kernel, config, q_BHTK, k_BHTK, v_BHTK, self.partition, key)
+            out_BHTK = attend(kernel, config, q_BHTK, k_BHTK, v_BHTK, self.partition, key, segments_BT)
             out_BHTK = self.pin(out_BHTK, "heads", "length", "head_dim")
             cache = {"k": k_BHTK, "v": v_BHTK}
         else:
@@ -139,12 +145,18 @@ class Mlp(_Placed):
 class Block(_Placed):
     @nn.compact
     def __call__(
-        self, x_BTD: jax.Array, cache: dict[str, jax.Array] | None, position_B: jax.Array | None, deterministic: bool
+        self,
+        x_BTD: jax.Array,
+        cache: dict[str, jax.Array] | None,
+        position_B: jax.Array | None,
+        deterministic: bool,
+        segments_BT: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         config = self.config
         dropout = nn.Dropout(config.dropout, deterministic=deterministic)
         normed_BTD = self.pin(LayerNorm(config, "h/ln_1", name="ln_1")(x_BTD), "length", "model")
-        branch_BTD, cache = Attention(config, self.partition, name="attn")(normed_BTD, cache, position_B, deterministic)
+        attention = Attention(config, self.partition, name="attn")
+        branch_BTD, cache = attention(normed_BTD, cache, position_B, deterministic, segments_BT)
         x_BTD = x_BTD + dropout(self.pin(branch_BTD, "sequence", "model"))
         normed_BTD = self.pin(LayerNorm(config, "h/ln_2", name="ln_2")(x_BTD), "length", "model")
         branch_BTD = Mlp(config, self.partition, name="mlp")(normed_BTD)
@@ -160,7 +172,9 @@ class GPT2(_Placed):
     keep_states: bool = False
 
     @nn.compact
-    def __call__(self, tokens_BT: jax.Array, deterministic: bool) -> tuple[jax.Array, Any]:
+    def __call__(
+        self, tokens_BT: jax.Array, deterministic: bool, segments_BT: jax.Array | None = None
+    ) -> tuple[jax.Array, Any]:
         """Final states [B, T, D] after ln_f, and with ``keep_states`` those of every layer [L + 1, B, T, D]."""
         config, partition = self.config, self.partition
         x_BTD = _embed(self.row("wte"), self.row("wpe"), tokens_BT, jnp.arange(tokens_BT.shape[1])[None, :], config)
@@ -170,7 +184,7 @@ class GPT2(_Placed):
         embedded_BTD = x_BTD
 
         def body(block: Block, x_BTD: jax.Array, _: None) -> tuple[jax.Array, Any]:
-            x_BTD, _ = block(x_BTD, None, None, deterministic)
+            x_BTD, _ = block(x_BTD, None, None, deterministic, segments_BT)
             return x_BTD, x_BTD if self.keep_states else None
 
         if config.remat in _REMAT_POLICIES:
@@ -208,6 +222,7 @@ def final_states(
     *,
     partition: Partition | None = None,
     dropout_key: jax.Array | None = None,
+    segments_BT: jax.Array | None = None,
 ) -> jax.Array:
     """States [B, T, D] after the final layer norm, in the compute dtype; :func:`logits` turns them into scores.
 
@@ -216,11 +231,12 @@ def final_states(
         tokens_BT: integer tokens, at most ``config.n_ctx`` of them in a row.
         partition: pins activations to a mesh; None leaves them to the compiler.
         dropout_key: turns dropout on; the mask is a function of this key.
+        segments_BT: integers; a position attends to those of its own number alone. Positions count on through all.
 
     Raises:
         GPT2JaxError: ``params`` are not this model's.
     """
-    return _apply(params, tokens_BT, config, partition, dropout_key, keep_states=False)[0]
+    return _apply(params, tokens_BT, config, partition, dropout_key, False, segments_BT)[0]
 
 
 def forward(
@@ -377,9 +393,10 @@ def _apply(
     partition: Partition | None,
     dropout_key: jax.Array | None,
     keep_states: bool,
+    segments_BT: jax.Array | None = None,
 ) -> tuple[jax.Array, Any]:
     adapters, params = params.get("lora", {}), {name: leaf for name, leaf in params.items() if name != "lora"}
     parameters.check(params, config)
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
     model = GPT2(config if partition else _portable(config), partition, keep_states)
-    return model.apply({"params": params, "lora": adapters}, tokens_BT, dropout_key is None, rngs=rngs)
+    return model.apply({"params": params, "lora": adapters}, tokens_BT, dropout_key is None, segments_BT, rngs=rngs)

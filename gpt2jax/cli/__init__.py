@@ -7,14 +7,15 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from gpt2jax import __version__
-from gpt2jax.cli import evaluate, features, generate, info, plan, prepare, report, serve, train, weights
+from gpt2jax.cli import data, evaluate, features, generate, info, plan, prepare, report, serve, train, weights
 from gpt2jax.errors import GPT2JaxError, GPT2JaxWarning, nearest
 
 HELP = """usage: gpt2jax VERB [options]
 
 GPT-2 in JAX: prepare text, train, generate, evaluate, convert weights.
 
-  prepare   text, JSONL or the built-in corpus to token shards
+  prepare   text in many forms, or a public corpus by name, to token shards
+  data      look at token shards, or write them in another format
   train     train a model as a settings file says; goes on where a run was stopped
   report    compares runs, ended or not: a table and a picture
   generate  write text with a trained model
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     args = [arg for arg in args if arg != "--debug"]
     verbs: dict[str, Callable[[list[str]], int]] = {
         "prepare": prepare.run,
+        "data": data.run,
         "train": train.run,
         "report": report.run,
         "generate": generate.run,

@@ -100,6 +100,10 @@ class DocumentWindows:
     def tokens(self) -> int:
         return self.shards[0].tokens
 
+    @property
+    def documents(self) -> int:
+        return len(self._documents[0])
+
     def __getitem__(self, index: int) -> np.ndarray:
         """Window ``index`` [2, T+1], int32: tokens, and 1 where one teaches as a target.
 

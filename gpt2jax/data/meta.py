@@ -3,18 +3,20 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 import tiktoken
 
 from gpt2jax import tokenizer
 from gpt2jax.data.shards import Format, Shard, Split, open_shard
+from gpt2jax.data.splits import SplitUsed
 from gpt2jax.errors import GPT2JaxError
 
 FILE_NAME = "meta.json"
 FORMAT_VERSION: Literal[1] = 1
 
+Rows = Literal["stream", "documents"]
 Count = Annotated[int, pydantic.Field(ge=1)]
 
 
@@ -31,6 +33,16 @@ class SplitMeta:
 
 
 @dataclasses.dataclass(frozen=True)
+class FileMeta:
+    """A file beside meta.json, as it was written."""
+
+    bytes: Count
+    sha256: str
+    tokens: Count | None = None
+    """None where it holds none: mask and ends of documents."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Meta:
     """The contents of meta.json. ``train`` and ``validation`` are the splits; the rest is how they were made."""
 
@@ -43,15 +55,26 @@ class Meta:
     """None where nothing was held out."""
     sources: tuple[str, ...]
     text_key: str
-    split: Literal["documents", "tail"]
+    split: SplitUsed
     validation_fraction: float
     seed: int
     end_of_text: bool
     shard_tokens: int
     source_sha256: str
     """Of the sources' contents and all arguments that shape the shards: equal where preparing again changes nothing."""
-    rows: Literal["stream", "documents"] = "stream"
+    rows: Rows = "stream"
     """Whether training windows are cut from all tokens in a row, or each from one document alone (documents.py)."""
+    token_bits: Literal[16, 32] = 16
+    index: dict[str, FileMeta] | None = None
+    """Each file by its name; None in folders of before there was an index."""
+    cleaning: dict[str, bool | int | float] | None = None
+    """The settings of :class:`gpt2jax.data.clean.Cleaning` that were not left as they are by default."""
+    dropped: dict[str, int] | None = None
+    """Documents that were left out, by reason."""
+    read: int | None = None
+    """Documents that were read."""
+    provenance: dict[str, str] | None = None
+    """Where the data comes from and under what licence, where a preset says so."""
     format_version: Literal[1] = FORMAT_VERSION
 
     def encoding(self) -> tiktoken.Encoding:
@@ -79,14 +102,14 @@ class Meta:
         recorded = self.of(split)
         if recorded is None:
             raise GPT2JaxError(f"{folder}: {split}: nothing was held out for it, by its {FILE_NAME}")
-        shards = [open_shard(folder / name, self.format) for name in recorded.files]
+        shards = [open_shard(folder / name, self.format, self.token_bits) for name in recorded.files]
         found = sum(shard.tokens for shard in shards)
         if found != recorded.tokens:
             raise GPT2JaxError(f"{folder}: {split}: {found:,} tokens: should be {recorded.tokens:,} by its {FILE_NAME}")
         return shards
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(_said(dataclasses.asdict(self)), indent=2, ensure_ascii=False) + "\n"
 
     @staticmethod
     def from_json(text: str, where: str) -> "Meta":
@@ -113,6 +136,11 @@ class Meta:
             if first["type"] == "missing":
                 raise GPT2JaxError(f"{where}: {key}: missing") from None
             raise GPT2JaxError(f"{where}: {key}: {first['input']!r}: {first['msg'].removeprefix('Input ')}") from None
+
+
+def _said(mapping: dict[str, Any]) -> dict[str, Any]:
+    """``mapping`` without what has nothing to say: a split that is not there is said, as ever."""
+    return {key: value for key, value in mapping.items() if value is not None or key == "validation"}
 
 
 def read_meta(folder: Path) -> Meta | None:

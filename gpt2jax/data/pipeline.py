@@ -1,9 +1,7 @@
 """Token shards to batches. A batch is a function of (seed, step), the order of its rows included."""
 
-import bisect
-import itertools
 import re
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,67 +13,14 @@ import tiktoken
 from gpt2jax import tokenizer
 from gpt2jax.data.documents import DocumentWindows
 from gpt2jax.data.meta import FILE_NAME, read_meta
-from gpt2jax.data.shards import Format, Shard, Split, check_vocabulary, open_shard
+from gpt2jax.data.shards import Format, Shard, Split, open_shard
+from gpt2jax.data.windows import MixedWindows, TokenWindows
 from gpt2jax.errors import GPT2JaxError
 
+__all__ = ["TokenWindows", "Windows", "batches", "foreign_shards", "holds_validation", "local_rows", "open_split"]
+__all__ += ["training_batches", "validation_windows"]
 
-class TokenWindows:
-    """Windows of T+1 tokens at stride T: each token but a shard's first is a target once. A source for Grain.
-
-    A window lies inside one shard; what remains of a shard below T+1 tokens is left out.
-    """
-
-    filled = taught = 1.0
-    """Shares of the targets that are tokens of the text, and that teach: as in :class:`DocumentWindows`."""
-
-    def __init__(self, shards: Sequence[Shard], n_ctx: int, n_vocab: int) -> None:
-        """Only counts; files are opened when first read.
-
-        Raises:
-            GPT2JaxError: no shard holds a full window.
-        """
-        self.shards = tuple(shards)
-        self.n_ctx = n_ctx
-        self.n_vocab = n_vocab
-        # Windows up to the end of each shard.
-        self._ends = list(itertools.accumulate((shard.tokens - 1) // n_ctx for shard in self.shards))
-        self._memmaps: dict[int, np.ndarray] = {}
-        if not len(self):
-            longest = max(self.shards, key=lambda shard: shard.tokens)
-            raise GPT2JaxError(
-                f"{longest.path}: {longest.tokens:,} tokens: should be at least {n_ctx + 1:,}, one window of"
-                f" model.n_ctx ({n_ctx:,}) + 1"
-            )
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    @property
-    def tokens(self) -> int:
-        return sum(shard.tokens for shard in self.shards)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """Window ``index`` [T+1], int32.
-
-        Raises:
-            GPT2JaxError: it holds a token outside the vocabulary, which the model would read as another one.
-        """
-        if not 0 <= index < len(self):
-            raise IndexError(f"window {index} of {len(self)}")
-        number = bisect.bisect_right(self._ends, index)
-        shard = self.shards[number]
-        start = (index - (self._ends[number - 1] if number else 0)) * self.n_ctx
-        if number not in self._memmaps:
-            self._memmaps[number] = shard.memmap()
-        window_T1 = self._memmaps[number][start : start + self.n_ctx + 1].astype(np.int32)
-        check_vocabulary(window_T1, self.n_vocab, shard.path, start)
-        return window_T1
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_memmaps": {}}  # A pickled memmap would be a copy of the whole file.
-
-
-Windows = TokenWindows | DocumentWindows
+Windows = TokenWindows | DocumentWindows | MixedWindows
 
 
 def holds_validation(folder: str | Path) -> bool:
@@ -101,7 +46,7 @@ def open_split(
         raise GPT2JaxError(f"data.path: {folder}: no such file or folder: should be text, or what gpt2jax prepare made")
     meta = read_meta(folder)
     if meta is None:
-        shards = _foreign_shards(folder, split)
+        shards = foreign_shards(folder, split)
         if tokenizer_name == "auto":
             raise GPT2JaxError(
                 f"data.tokenizer: 'auto': should be named, {folder} has no {FILE_NAME}: add --data.tokenizer gpt2"
@@ -128,8 +73,12 @@ def open_split(
     return TokenWindows(shards, n_ctx, n_vocab), encoding, bytes_per_token
 
 
-def _foreign_shards(folder: Path, split: Split) -> list[Shard]:
-    """Shards that nanoGPT or llm.c wrote, told apart by their names."""
+def foreign_shards(folder: Path, split: Split, missing_ok: bool = False) -> list[Shard]:
+    """Shards that nanoGPT or llm.c wrote, told apart by their names; none only where that is ``missing_ok``.
+
+    Raises:
+        GPT2JaxError: there are none, or some of both.
+    """
     short = "train" if split == "train" else "val"
     # llm.c numbers its shards, except for the single ones of tinyshakespeare and tinystories.
     patterns: dict[Format, str] = {"nanogpt": rf"{short}\.bin", "llmc": rf".+_{short}(_\d+)?\.bin"}
@@ -137,7 +86,7 @@ def _foreign_shards(folder: Path, split: Split) -> list[Shard]:
     found = {format: [name for name in names if re.fullmatch(patterns[format], name)] for format in patterns}
     if all(found.values()):
         raise GPT2JaxError(f"{folder}: {', '.join(found['nanogpt'])} and {found['llmc'][0]}: should be of one format")
-    if not any(found.values()):
+    if not any(found.values()) and not missing_ok:
         raise GPT2JaxError(f"{folder}: no {split} shards: should hold {FILE_NAME}, {short}.bin or *_{short}_*.bin")
     return [open_shard(folder / name, format) for format, names in found.items() for name in names]
 
@@ -226,10 +175,11 @@ def batches(
 ) -> Generator[np.ndarray, None, None]:
     """Share ``shard_index`` of ``shard_count`` [B / shard_count, T+1] (int32) of each batch from ``start_step`` on.
 
-    Every epoch goes through all windows once, in an order of its own; a batch may end one epoch and begin the next.
+    Every epoch goes through all windows once, in an order of its own; a batch may end one epoch and begin the next. Of
+    a mixture, each part has epochs of its own, and which part a row is of depends on its place and the weights alone.
     The place to start from is found at once, without reading what comes before it.
     """
-    rows = grain.MapDataset.source(windows).seed(seed).shuffle().repeat()
+    rows = _rows(windows, seed)
     # Grain's buffer counts batches here, and should not be shorter than there are threads to fill it.
     buffer = max(-(-read_buffer * shard_count // batch_size), read_threads)
     iterator = iter(
@@ -245,6 +195,14 @@ def batches(
         yield from iterator
     finally:
         iterator.close()
+
+
+def _rows(windows: Windows, seed: int) -> Any:
+    """The windows in the order of training, without end."""
+    if isinstance(windows, MixedWindows):
+        parts = [_rows(part, seed) for part in windows.parts]
+        return grain.MapDataset.mix(parts, windows.weights)
+    return grain.MapDataset.source(windows).seed(seed).shuffle().repeat()
 
 
 def validation_windows(windows: Windows, batch_size: int, max_batches: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

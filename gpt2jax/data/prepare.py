@@ -1,27 +1,40 @@
-"""Text to token shards: read, cut into train and validation, encode, write, in one pass over the corpus."""
+"""Text to token shards: sources, units of work, their documents encoded into parts, the parts joined into shards.
+
+Each unit is encoded by itself, in whichever process or machine, and stays done; joining them in order makes the same
+bytes whoever did which, and in how many attempts.
+"""
 
 import contextlib
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import tiktoken
 
 from gpt2jax import tokenizer as tokenizers
-from gpt2jax.data.corpora import Document, Source, digest, find_sources, read_documents
-from gpt2jax.data.documents import MaskWriter
-from gpt2jax.data.meta import FILE_NAME, Meta, SplitMeta, read_meta
-from gpt2jax.data.shards import SHARD_TOKENS, Format, ShardWriter, Split
+from gpt2jax.data.clean import Cleaning
+from gpt2jax.data.encode import mixed_prompts
+from gpt2jax.data.jobs import Jobs, find, jobs_of, refuse_if_full, standard_input
+from gpt2jax.data.join import Shape, join
+from gpt2jax.data.meta import FILE_NAME, Meta
+from gpt2jax.data.order import Order, Tokenizer, existing, made_from, not_default
+from gpt2jax.data.parts import Parts, Record, locked
+from gpt2jax.data.shards import SHARD_TOKENS, TOKENS, Format, TokenBits
+from gpt2jax.data.sources import STDIN, InputFormat, Reading
+from gpt2jax.data.splits import SplitRule
+from gpt2jax.data.units import UNIT_BYTES
+from gpt2jax.data.work import digests, encode_all
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.files import new_folder
+from gpt2jax.files import new_folder, remove_folder
 from gpt2jax.progress import Report, bar
 
-Tokenizer = Literal["gpt2", "bytes", "characters"]
-Rows = Literal["stream", "documents"]
-SplitRule = Literal["documents", "tail"]
+__all__ = ["Order", "SplitRule", "Tokenizer", "made_from", "prepare", "prepare_share"]
+
+Say = Callable[[str], None]
+
+
+def _quiet(line: str) -> None:
+    """Says nothing."""
 
 
 def prepare(
@@ -37,8 +50,19 @@ def prepare(
     shard_tokens: int = SHARD_TOKENS,
     end_of_text: bool = True,
     progress: Report | bool = True,
+    validation_sources: Sequence[str] = (),
+    validation_tokens: int = 0,
+    token_bits: TokenBits = 16,
+    input_format: InputFormat = "auto",
+    reading: Reading | None = None,
+    cleaning: Cleaning | None = None,
+    workers: int = 1,
+    merge: bool = False,
+    unit_bytes: int = UNIT_BYTES,
+    provenance: dict[str, str] | None = None,
+    say: Say = _quiet,
 ) -> Meta:
-    """Write the token shards of a corpus and their meta.json into ``out``, or leave nothing there.
+    """Write the token shards of a corpus and their meta.json into ``out``.
 
     ``<|endoftext|>`` stands after each document in nanoGPT's format and before each in llm.c's, as those programs
     place it; ``end_of_text=False`` leaves it out, and the character vocabulary has none. With ``split="tail"``,
@@ -46,203 +70,187 @@ def prepare(
 
     Of documents with a prompt and a completion, the completion alone teaches: see :mod:`gpt2jax.data.documents`.
 
+    A corpus of several units of work leaves what it has done in ``.NAME.parts`` beside ``out`` when it is stopped or
+    killed; the next call goes on from there, and removes it at the end. One of a single unit leaves nothing.
+
     Args:
-        sources: files, folders or ``pydoc``; see :mod:`gpt2jax.data.corpora`.
+        sources: files, folders, patterns, ``-``, ``hf:...`` or ``pydoc``; see :mod:`gpt2jax.data.sources`.
         out: the folder. If it holds shards made from the same contents by the same arguments, they are kept as they
             are and nothing is done.
         tokenizer: ``characters`` takes its alphabet from the corpus, sorted, in a pass of its own; an encoding is
             taken as it is.
         split: ``documents`` gives one document of every ``round(1 / validation_fraction)`` to validation, at a place
-            drawn with ``seed``; ``tail`` gives it the last ``validation_fraction`` of the characters, cutting one
-            document in two (each part then is a document). ``tail`` counts the characters in a pass of its own.
+            drawn with ``seed``; ``hash`` each by a hash of its text, so that none moves when others come; ``tail`` the
+            last ``validation_fraction`` of the characters, cutting one document in two (each part then is a document),
+            which it counts in a pass of its own; ``first`` the first ``validation_tokens`` tokens, wherever that cuts.
         validation_fraction: at most 0.5; 0 holds nothing out.
-        text_key: the key of the text in .jsonl files.
+        text_key: the key of the text in .jsonl files; with ``reading``, that says it.
         shard_tokens: most tokens in a file, in llm.c's format.
-        progress: a function to call after each document with the bytes of the sources done and in all, or whether
-            to draw a bar when stderr is a terminal.
+        progress: a function to call after each document with the bytes of the sources done and in all (after each unit
+            where several processes work), or whether to draw a bar when stderr is a terminal.
+        validation_sources: what is held out, instead of a share of ``sources``.
+        token_bits: 32 is for vocabularies of more than 65,536 tokens.
+        input_format: of files; by default their names tell.
+        reading: how sources are read.
+        cleaning: what is left out.
+        workers: processes that encode. With more than one the caller's main module must be importable, as
+            :mod:`multiprocessing` says.
+        merge: join alone; all units must be done.
+        unit_bytes: bytes of a source in a unit.
+        provenance: kept in meta.json.
+        say: called with what a person wants to know, a line at a time.
 
     Raises:
-        GPT2JaxError: bad arguments, unreadable sources, a split without documents, or ``out`` holds something else.
+        GPT2JaxError: bad arguments, unreadable sources, a split without documents, no room on the disk, or ``out``
+            holds something else.
     """
+    order = Order(
+        tuple(sources), tokenizer, format, split, validation_fraction, seed, shard_tokens, end_of_text,
+        tuple(validation_sources), validation_tokens, token_bits, input_format,
+        reading or Reading(text_key), cleaning or Cleaning(),
+    )  # fmt: skip
+    order.check()
     out = Path(out)
-    if not 0 <= validation_fraction <= 0.5:
-        raise GPT2JaxError(f"validation fraction: {validation_fraction}: should be at least 0 and at most 0.5")
-    if seed < 0:
-        raise GPT2JaxError(f"seed: {seed}: should be at least 0")
-    found = find_sources(sources)
-    vocabulary = tokenizer if isinstance(tokenizer, str) else json.dumps(tokenizers.to_spec(tokenizer))
-    fingerprint = _fingerprint(
-        found, vocabulary, format, split, validation_fraction, seed, text_key, shard_tokens, end_of_text
-    )
-    existing = _existing(out, fingerprint)
-    if existing is not None:
-        return existing
-
-    characters = 0
-    alphabet: set[str] = set()
-    if tokenizer == "characters" or (split == "tail" and validation_fraction):
-        for document in read_documents(found, text_key):
-            characters += len(document.text)
-            alphabet.update(document.text, document.prompt or "")
-    encoding = _encoding(tokenizer, alphabet) if isinstance(tokenizer, str) else tokenizer
-    # Of documents that have prompts, completions alone teach, and each keeps its prompt in sight.
-    rows: Rows = "stream" if next(read_documents(found, text_key)).prompt is None else "documents"
-    if rows == "documents":
-        _check_prompts(format, split, validation_fraction, encoding, end_of_text)
-
-    with bar("Encoding", progress) as report, new_folder(out) as folder:
-        documents = _reported(read_documents(found, text_key), report, sum(source.size for source in found))
-        if not validation_fraction:
-            parts: Iterator[tuple[Split, Document]] = (("train", document) for document in documents)
-        elif split == "documents":
-            parts = _split_documents(documents, round(1 / validation_fraction), seed)
-        else:
-            # int() and the product as in nanoGPT's prepare.py, so that the cut is at the same character.
-            parts = _split_tail(documents, int(characters * (1 - validation_fraction)))
-        kept: tuple[Split, ...] = ("train", "validation") if validation_fraction else ("train",)
-        splits = _write(parts, folder, out.name, encoding, format, shard_tokens, end_of_text, kept, rows)
-        meta = Meta(
-            tokenizer=tokenizers.to_spec(encoding),
-            n_vocab=encoding.n_vocab,
-            format=format,
-            train=splits["train"],
-            validation=splits.get("validation"),
-            sources=tuple(sources),
-            text_key=text_key,
-            split=split,
-            validation_fraction=float(validation_fraction),
-            seed=seed,
-            end_of_text=end_of_text,
-            shard_tokens=shard_tokens,
-            source_sha256=fingerprint,
-            rows=rows,
-        )
-        (folder / FILE_NAME).write_text(meta.to_json(), encoding="utf-8", newline="")
+    with standard_input(sources, out) as names:
+        found, apart = find(order, names)
+        hashes = digests([*found, *apart], workers)
+        fingerprint = order.fingerprint([*found, *apart], hashes)
+        ready = existing(out, fingerprint)
+        if ready is not None:
+            say(f"{out}: was made from these sources by these settings: nothing to do")
+            remove_folder(_parts_of(out))  # Of one who was killed at the very end.
+            return ready
+        work = jobs_of(order, found, apart, hashes, unit_bytes, workers)
+        with _parts_folder(out, len(work.jobs) > 1 or merge, "all") as folder:
+            parts = Parts(folder, TOKENS[token_bits])
+            missing = _missing(parts, work, range(len(work.jobs)), say)
+            if merge and missing:
+                raise GPT2JaxError(
+                    f"merge: {len(missing):,} of {len(work.jobs):,} units are not done, the first of them number"
+                    f" {missing[0]}: of n shares it is in number {missing[0]} modulo n"
+                )
+            _encode(out, parts, work, missing, workers, progress, say)
+            records = _records(parts, work)
+            with new_folder(out) as temporary:
+                shape = Shape(out.name, format, shard_tokens, token_bits, order.rule, order.holds_out,
+                              validation_fraction, seed, validation_tokens)  # fmt: skip
+                joined = join(parts, records, shape, order.cleaning, work.encoding, temporary)
+                meta = Meta(
+                    tokenizer=tokenizers.to_spec(work.encoding),
+                    n_vocab=work.encoding.n_vocab,
+                    format=format,
+                    train=joined.splits["train"],
+                    validation=joined.splits.get("validation"),
+                    sources=tuple(sources),
+                    text_key=order.reading.text_key,
+                    split=order.rule,
+                    validation_fraction=float(validation_fraction),
+                    seed=seed,
+                    end_of_text=end_of_text,
+                    shard_tokens=shard_tokens,
+                    source_sha256=fingerprint,
+                    rows=work.rows,
+                    token_bits=token_bits,
+                    index=joined.files,
+                    cleaning=not_default(order.cleaning) or None,
+                    dropped=joined.dropped or None,
+                    read=sum(record.read for record in records),
+                    provenance=provenance,
+                )
+                (temporary / FILE_NAME).write_text(meta.to_json(), encoding="utf-8", newline="")
+            remove_folder(folder)
     return meta
 
 
-def _fingerprint(found: Sequence[Source], *arguments: str | float | bool) -> str:
-    """sha256 of everything that shapes the shards: contents, not names, so that a corpus may be moved."""
-    contents = [(digest(source), source.json_lines) for source in found]
-    return hashlib.sha256(json.dumps([contents, *arguments]).encode()).hexdigest()
+def prepare_share(
+    share: tuple[int, int],
+    order: Order,
+    out: str | Path,
+    *,
+    workers: int = 1,
+    unit_bytes: int = UNIT_BYTES,
+    progress: Report | bool = True,
+    say: Say = _quiet,
+) -> None:
+    """Do the i-th of every n units of an order, and join nothing: :func:`prepare` with ``merge`` does, once all are
+    done. Machines that do so at once need the same sources and the same folder around ``out``.
 
-
-def made_from(meta: Meta, sources: Sequence[str]) -> bool:
-    """Whether shards that were prepared in a given encoding are of these sources, wherever these lie by now.
+    Args:
+        share: (i, n), i from 0 on.
 
     Raises:
-        GPT2JaxError: the sources cannot be read.
+        GPT2JaxError: as :func:`prepare` does.
     """
-    arguments = (meta.format, meta.split, meta.validation_fraction, meta.seed, meta.text_key, meta.shard_tokens)
-    found, vocabulary = find_sources(sources), json.dumps(meta.tokenizer)
-    return meta.source_sha256 == _fingerprint(found, vocabulary, *arguments, meta.end_of_text)
+    number, count = share
+    if not 0 <= number < count:
+        raise GPT2JaxError(f"shard: {number}/{count}: should be from 0/{count} to {count - 1}/{count}")
+    order.check()
+    if STDIN in order.sources:
+        raise GPT2JaxError("shard: standard input has no parts that several could read: write it to a file first")
+    out = Path(out)
+    found, apart = find(order, order.sources)
+    hashes = digests([*found, *apart], workers)
+    if existing(out, order.fingerprint([*found, *apart], hashes)) is not None:
+        say(f"{out}: was made from these sources by these settings: nothing to do")
+        return
+    work = jobs_of(order, found, apart, hashes, unit_bytes, workers)
+    with _parts_folder(out, True, f"{number}-of-{count}") as folder:
+        parts = Parts(folder, TOKENS[order.token_bits])
+        mine = range(number, len(work.jobs), count)
+        _encode(out, parts, work, _missing(parts, work, mine, say), workers, progress, say)
+    say(f"shard {number}/{count}: {len(mine):,} of {len(work.jobs):,} units are done, in {folder}")
 
 
-def _existing(out: Path, fingerprint: str) -> Meta | None:
-    """The meta of a folder that is ready already; None if there is nothing in it."""
-    if not out.exists():
-        return None
-    if not out.is_dir():
-        raise GPT2JaxError(f"{out}: a file is in the way: should be a folder, or nothing yet")
-    if not any(out.iterdir()):
-        return None
-    meta = read_meta(out)
-    if meta is None or meta.source_sha256 != fingerprint:
-        raise GPT2JaxError(f"{out}: not empty, and not made from these sources and settings: remove it or name another")
-    meta.check(out)
-    return meta
+def _parts_of(out: Path) -> Path:
+    return out.parent / f".{out.name}.parts"
 
 
-def _encoding(name: Tokenizer, alphabet: set[str]) -> tiktoken.Encoding:
-    if name == "characters":
-        return tokenizers.characters("".join(sorted(alphabet)))
-    return tokenizers.from_spec({"name": name})
+@contextlib.contextmanager
+def _parts_folder(out: Path, stays: bool, name: str) -> Iterator[Path]:
+    """Where parts are kept: until the next attempt if it ``stays``, else until the end of this one."""
+    folder = _parts_of(out)
+    if not stays:
+        with new_folder(folder) as temporary:
+            yield temporary
+            temporary.mkdir(exist_ok=True)
+        remove_folder(folder)
+        return
+    with locked(folder, name):
+        for left in out.parent.glob(f".{out.name}.????????.tmp"):  # Of one who was killed while joining.
+            remove_folder(left)
+        yield folder
 
 
-def _check_prompts(
-    format: Format, split: SplitRule, validation_fraction: float, encoding: tiktoken.Encoding, end_of_text: bool
+def _missing(parts: Parts, work: Jobs, mine: Sequence[int], say: Say) -> list[int]:
+    missing = [number for number in mine if parts.record(work.keys[number]) is None]
+    if len(missing) < len(mine):
+        say(f"{parts.folder}: {len(mine) - len(missing):,} of {len(mine):,} units are done already")
+    return missing
+
+
+def _encode(
+    out: Path, parts: Parts, work: Jobs, missing: Sequence[int], workers: int, progress: Report | bool, say: Say
 ) -> None:
-    for name, value, wanted in (("format", format, "nanogpt"), ("split", split, "documents")):
-        if value != wanted and (name == "format" or validation_fraction):
-            raise GPT2JaxError(f"{name}: {value!r}: should be {wanted!r} for documents with a prompt and a completion")
-    if not end_of_text or tokenizers.end_of_text(encoding) is None:
-        raise GPT2JaxError("end of text: is left out: should end each completion, or nothing would teach where to stop")
+    if not missing:
+        return
+    refuse_if_full(out, work, missing, say)
+    began = time.monotonic()
+    with bar("Encoding", progress) as report:
+        some = [(work.jobs[number], work.keys[number]) for number in missing]
+        encode_all(some, work.settings, work.encoding, parts.folder, workers, report, work.size)
+    took = max(time.monotonic() - began, 1e-9)
+    tokens = sum(record.tokens for number in missing if (record := parts.record(work.keys[number])))
+    say(f"{tokens:,} tokens in {took:,.1f} s: {tokens / took:,.0f} a second, in {min(workers, len(missing))} processes")
 
 
-def _split_documents(documents: Iterable[Document], block: int, seed: int) -> Iterator[tuple[Split, Document]]:
-    """One document of every ``block``, at a random place in it, is for validation: an exact share, in one pass."""
-    chosen = 0
-    for index, document in enumerate(documents):
-        if index % block == 0:
-            chosen = int(np.random.default_rng((seed, index // block)).integers(block))
-        yield "validation" if index % block == chosen else "train", document
-
-
-def _split_tail(documents: Iterable[Document], cut: int) -> Iterator[tuple[Split, Document]]:
-    """The first ``cut`` characters of the corpus are for training, the others for validation."""
-    for document in documents:
-        head, tail = document.text[:cut], document.text[cut:]
-        cut -= len(head)
-        if head:
-            yield "train", document._replace(text=head)
-        if tail:
-            yield "validation", document._replace(text=tail)
-
-
-def _write(
-    parts: Iterable[tuple[Split, Document]],
-    folder: Path,
-    name: str,
-    encoding: tiktoken.Encoding,
-    format: Format,
-    shard_tokens: int,
-    end_of_text: bool,
-    kept: Sequence[Split],
-    rows: Rows,
-) -> dict[Split, SplitMeta]:
-    """Encode every document and write it to its split, of those that are ``kept``."""
-    token = tokenizers.end_of_text(encoding) if end_of_text else None
-    mark = np.array([] if token is None else [token], dtype=np.uint32)
-    documents: dict[Split, int] = dict.fromkeys(kept, 0)
-    text_bytes: dict[Split, int] = dict.fromkeys(kept, 0)
-    with contextlib.ExitStack() as stack:
-        writers = {
-            split: stack.enter_context(ShardWriter(folder, name, split, format, encoding.n_vocab, shard_tokens))
-            for split in documents
-        }
-        masks: dict[Split, MaskWriter] = {}
-        for split, document in parts:
-            tokens_T = tokenizers.encode_corpus(encoding, document.text)
-            if (document.prompt is not None) != (rows == "documents"):
-                raise GPT2JaxError("sources: should have a prompt in every document or in none of them")
-            if document.prompt is None:
-                writers[split].write(np.concatenate([tokens_T, mark] if format == "nanogpt" else [mark, tokens_T]))
-            else:
-                # Apart, as a prompt is when text is generated from it; an empty one is <|endoftext|> there.
-                prompt_T = tokenizers.encode_corpus(encoding, document.prompt) if document.prompt else mark
-                writers[split].write(np.concatenate([prompt_T, tokens_T, mark]))
-                if split not in masks:
-                    masks[split] = stack.enter_context(MaskWriter(folder / writers[split].files[0]))
-                masks[split].write(np.arange(prompt_T.size + tokens_T.size + mark.size) >= prompt_T.size)
-            documents[split] += 1
-            text_bytes[split] += len(document.text.encode())
-    for split, count in documents.items():
-        if not count:
-            total = sum(documents.values())
-            raise GPT2JaxError(
-                f"{split}: no documents among the corpus's {total}: should be at least one; use --split tail,"
-                " or another validation fraction"
-            )
-    return {
-        split: SplitMeta(tuple(writer.files), writer.tokens, documents[split], text_bytes[split])
-        for split, writer in writers.items()
-    }
-
-
-def _reported(documents: Iterable[Document], report: Report, total: int) -> Iterator[Document]:
-    """``documents``, with a report after each has been dealt with."""
-    done = 0
-    for document in documents:
-        yield document
-        done += document.source_bytes
-        report(done, total)
+def _records(parts: Parts, work: Jobs) -> list[Record]:
+    """What is in every unit."""
+    records = []
+    for key in work.keys:
+        record = parts.record(key)
+        if record is None:
+            raise GPT2JaxError(f"{parts.folder}: {key}: is gone, which was there: start again to make it anew")
+        records.append(record)
+    if len({record.prompts for record in records if record.rows}) > 1:
+        raise mixed_prompts()
+    return records

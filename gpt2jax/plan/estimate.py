@@ -132,7 +132,7 @@ def plan_training(config: Config, topology: Topology) -> Estimate:
     }
     memory["activations and temporaries"] = temporary_bytes(compiled, own, sum(memory.values()))
     tokens = config.training.batch_size * config.model.n_ctx
-    kernel = describe_attention(config.model, place)
+    kernel = describe_attention(config.model, place, config.data.document_mask)
     if not own and kernel_runs(asked.model):
         kernel += f", in the place of {'splash' if topology.chip.torus else 'cudnn'}"
     kernel_flops = 0.0

@@ -8,11 +8,13 @@ import tiktoken
 
 from gpt2jax import tokenizer
 from gpt2jax.config import Config
-from gpt2jax.data.corpora import PYDOC, SUFFIXES, find_sources, read_documents
+from gpt2jax.data.corpora import PYDOC, find_sources, read_documents
 from gpt2jax.data.documents import DocumentWindows
 from gpt2jax.data.meta import FILE_NAME, Meta, read_meta
+from gpt2jax.data.mixture import open_mixture, parse
 from gpt2jax.data.pipeline import Windows, holds_validation, open_split
 from gpt2jax.data.prepare import SplitRule, made_from, prepare
+from gpt2jax.data.sources import holds_text
 from gpt2jax.distributed import all_agree, is_primary
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import remove_folder
@@ -23,8 +25,8 @@ from gpt2jax.weights.sources import open_weights
 class Corpus:
     """The data of a run."""
 
-    folder: Path
-    """Its shards."""
+    folder: Path | str
+    """Its shards; of a mixture, all folders and their weights."""
     windows: Windows
     held_out: Windows | None
     """None where there is no validation split: the run then has no validation loss."""
@@ -50,6 +52,8 @@ def open_corpus(config: Config) -> Corpus:
         GPT2JaxError: there is none, it is not this model's or damaged, or text has changed since it was prepared.
     """
     model, data = config.model, config.data
+    if data.mixture:
+        return _mixed(config)
     folder, notes = Path(data.path), []
     out = Path(config.training.run_dir) / "data"
     if _is_text(data.path) or (not folder.exists() and _made_from(out, data.path)):
@@ -70,14 +74,42 @@ def open_corpus(config: Config) -> Corpus:
             f"training.patience: {config.training.patience}: waits for a validation loss, but {folder} holds nothing"
             " out: should be 0"
         )
+    _check_documents(config, folder, encoding)
     return Corpus(folder, windows, held_out, encoding, bytes_per_token, tuple(notes))
+
+
+def _mixed(config: Config) -> Corpus:
+    model, data = config.model, config.data
+    arguments = model.n_ctx, model.n_vocab, data.tokenizer
+    windows, encoding, _ = open_mixture(data.mixture, "train", *arguments)
+    held_out, _, bytes_per_token = open_mixture(data.mixture, "validation", *arguments)
+    assert windows is not None  # Of training windows, none are left out.
+    if held_out is None and config.training.patience:
+        raise GPT2JaxError(
+            f"training.patience: {config.training.patience}: waits for a validation loss, but nothing of data.mixture"
+            " is held out: should be 0"
+        )
+    for folder, _ in parse(data.mixture):
+        _check_documents(config, folder, encoding)
+    return Corpus(", ".join(data.mixture), windows, held_out, encoding, bytes_per_token, ())
+
+
+def _check_documents(config: Config, folder: Path, encoding: tiktoken.Encoding) -> None:
+    """Refuse to confine attention to documents in what does not say where they begin."""
+    if not config.data.document_mask:
+        return
+    meta = read_meta(folder)
+    if tokenizer.end_of_text(encoding) != config.model.n_vocab - 1 or (meta is not None and not meta.end_of_text):
+        raise GPT2JaxError(
+            f"data.document_mask: true: should be false: {folder} has no <|endoftext|> that says where documents begin"
+        )
 
 
 def _is_text(name: str) -> bool:
     path = Path(name)
     if path.is_dir():
         shards = (path / FILE_NAME).exists() or any(path.glob("*.bin"))
-        return not shards and any(file.suffix.lower() in SUFFIXES for file in path.rglob("*"))
+        return not shards and holds_text(path)
     return path.is_file() or name == PYDOC
 
 
@@ -108,7 +140,7 @@ def _prepare(config: Config, out: Path) -> list[str]:
         before.check(out)
         return _too_small(config, before)
     encoding = _encoding(config)
-    documents = read_documents(find_sources([text]))
+    documents = (document for document in read_documents(find_sources([text])) if not document.continues)
     block = round(1 / wanted) if wanted else 1
     some = list(itertools.islice(documents, block))
     # One document of every so many, or, if they are few, the end of the last. A completion is not cut from its prompt.

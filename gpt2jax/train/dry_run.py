@@ -26,7 +26,7 @@ def dry_run(config: Config) -> str:
     _, share = whole_parameters(config.model, place)
     limit = config.mesh.max_whole
     refused = f"\nmore than mesh.max_whole ({limit}): training will refuse it" if share > limit else ""
-    kernel = describe_attention(config.model, place)
+    kernel = describe_attention(config.model, place, config.data.document_mask)
     return f"{shards(config, place)}{refused}\n\nattention: {kernel}\n{step(config, place)}"
 
 

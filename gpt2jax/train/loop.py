@@ -106,7 +106,7 @@ def _train(
     place = make_place(config)
     frozen_rows(config)  # Refuses what is no parameter.
     micro_batch = training.batch_size // training.micro_batches
-    kernel = describe_attention(model, place)
+    kernel = describe_attention(model, place, config.data.document_mask)
     if is_primary():  # Before anything takes it.
         print(memory_line(config, place), flush=True)
 

@@ -46,11 +46,12 @@ def estimate(config: Config, place: Partition) -> Memory:
     # What the backward pass needs of each block, in units of [tokens, D]: whole are the stream twice and two layer
     # norms; cut by tensor are query, key, value, the attention's output, and both sides of the GELU, 4 D wide each.
     # One block more is what the backward pass works on.
-    kernel, _ = choose(model, model.n_ctx, dtype, platform, model.dropout > 0)
+    kernel, _ = choose(model, model.n_ctx, dtype, platform, model.dropout > 0, config.data.document_mask)
     blocks = -(-model.n_ctx // QUERY_BLOCK)
     weights = rows * model.n_head * model.n_ctx**2 * (blocks + 1) // (2 * blocks) // tensor if kernel == "xla" else 0
     # Those of a CPU that goes by heads are not kept either.
-    by_heads = place.mesh.size == 1 and not model.dropout and goes_by_heads(model, rows, model.n_ctx, platform)
+    by_heads = place.mesh.size == 1 and not (model.dropout or config.data.document_mask)
+    by_heads = by_heads and goes_by_heads(model, rows, model.n_ctx, platform)
     width = model.n_embd * tokens
     block = (4 * width + 12 * width // tensor) * dtype.itemsize + weights * (4 + dtype.itemsize)
     kept = {

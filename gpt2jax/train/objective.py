@@ -21,6 +21,7 @@ def loss_sum(
     weights_BT: jax.Array | None = None,
     partition: Partition | None = None,
     dropout_key: jax.Array | None = None,
+    document_start: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Summed cross-entropy in nats of every token of a window given those before it, and how many were summed.
 
@@ -31,6 +32,7 @@ def loss_sum(
         window_BT1: integer tokens [B, T + 1]; the last T are the targets of the first T.
         chunk: positions whose float32 logits [B, chunk, V] exist at once.
         weights_BT: float32 weight of each target; 0 keeps it out of the loss. Default: all 1. It gets no gradient.
+        document_start: the token with which a document begins: attention is then confined to it (:func:`segments`).
 
     Returns:
         Two float32 scalars: sum of weighted losses, sum of weights.
@@ -42,7 +44,14 @@ def loss_sum(
         # The token table, gathered over fsdp alone and once, for embedding and logits. Left to the compiler, every
         # chunk gathered it anew, forward and backward, and where fsdp and tensor both cut it, whole onto every device.
         params = params | {"wte": partition.constrain(params["wte"], "logits", "table")}
-    x_BTD = model.final_states(params, tokens_BT, config, partition=partition, dropout_key=dropout_key)
+    x_BTD = model.final_states(
+        params,
+        tokens_BT,
+        config,
+        partition=partition,
+        dropout_key=dropout_key,
+        segments_BT=None if document_start is None else segments(tokens_BT, document_start),
+    )
     table_VD = params["wte"].astype(x_BTD.dtype)
     total = _cross_entropy(x_BTD, table_VD, targets_BT, weights_BT, config.n_vocab, chunk, partition)
     return total, jnp.sum(weights_BT)
@@ -54,6 +63,15 @@ def tokens_and_weights(window: jax.Array) -> tuple[jax.Array, jax.Array | None]:
     if window.ndim == 2:
         return window, None
     return window[:, 0], window[:, 1, 1:].astype(jnp.float32)
+
+
+def segments(tokens_BT: jax.Array, document_start: int) -> jax.Array:
+    """Of each position the number of its document in the window [B, T], int32.
+
+    ``<|endoftext|>`` is the first token of what follows it, in nanoGPT's format too, where it stands after each
+    document. So it is all that a document's first token is predicted from, as where text is written without a prompt.
+    """
+    return jnp.cumsum(tokens_BT == document_start, axis=1, dtype=jnp.int32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))

@@ -54,7 +54,7 @@ def write_report(
         "|---|---|",
         f"| command | `{command}` |",
         f"| started from | {training.init_from or 'fresh parameters'} |",
-        f"| training data | {config.data.path} |",
+        f"| training data | {', '.join(config.data.mixture) or config.data.path} |",
         f"| steps | {step} of {training.steps}{_skipped(last, step)} |",
         f"| training tokens | {tokens:,}{padding if tokens < positions else ''} |",
         f"| parameters | {parameters.count(config.model):,} |",

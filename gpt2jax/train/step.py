@@ -124,6 +124,7 @@ def make_gradient(
                 weights_BT=weights_BT,
                 partition=place,
                 dropout_key=key,
+                document_start=document_start(config),
             )
 
         of_one = jax.value_and_grad(loss_of_micro_batch, has_aux=True)
@@ -141,6 +142,12 @@ def make_gradient(
         return total / count, jax.tree.map(lambda grad: grad / count, grads)
 
     return gradient
+
+
+def document_start(config: Config) -> int | None:
+    """The token with which a document begins, where attention is confined to documents (``data.document_mask``): the
+    last one of the vocabulary, as of each that has ``<|endoftext|>``."""
+    return config.model.n_vocab - 1 if config.data.document_mask else None
 
 
 def make_train_step(config: Config, place: Partition) -> jax.stages.Wrapped:
@@ -207,14 +214,26 @@ def norms(name: str, tree: Params) -> Metrics:
 
 
 def make_eval_step(
-    config: ModelConfig, place: Partition, chunk: int, adapters: LoraConfig | None = None
+    config: ModelConfig,
+    place: Partition,
+    chunk: int,
+    adapters: LoraConfig | None = None,
+    document_start: int | None = None,
 ) -> Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     """Jitted sum of losses in nats and number of tokens over windows [B, T + 1] with target weights [B, T]."""
     adapters = adapters or LoraConfig()
 
     def evaluate(params: Params, window_BT1: jax.Array, weights_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
         params = lora.scaled(params, adapters)
-        return loss_sum(params, window_BT1, config, chunk=chunk, weights_BT=weights_BT, partition=place)
+        return loss_sum(
+            params,
+            window_BT1,
+            config,
+            chunk=chunk,
+            weights_BT=weights_BT,
+            partition=place,
+            document_start=document_start,
+        )
 
     batch, params = place.sharding("batch", None), place.params() | lora.shardings(adapters, place)
     return jax.jit(evaluate, in_shardings=(params, batch, batch), out_shardings=place.sharding())

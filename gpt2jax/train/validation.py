@@ -11,7 +11,7 @@ from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
 from gpt2jax.train.corpus import Corpus
 from gpt2jax.train.rows import Row
-from gpt2jax.train.step import make_eval_step
+from gpt2jax.train.step import document_start, make_eval_step
 
 
 class Evaluator:
@@ -22,7 +22,7 @@ class Evaluator:
         self.windows, self.batch, self.bytes_per_token = corpus.held_out, batch, corpus.bytes_per_token
         self.batches = config.training.eval_batches
         self.sharding = place.sharding("batch", None)
-        self.step = make_eval_step(config.model, place, config.training.loss_chunk, config.lora)
+        self.step = make_eval_step(config.model, place, config.training.loss_chunk, config.lora, document_start(config))
 
     def __call__(self, params: Params, step: int, train_seconds: float) -> Row:
         total = count = 0.0

@@ -269,7 +269,7 @@ def test_meta_round_trip_and_refusals(tmp_path: Path) -> None:
         (edited(meta, format_version=None), r"^m: format_version: None: should be 1"),
         (edited(meta, n_vocab=None), r"^m: n_vocab: missing"),
         (edited(meta, n_vocab="5"), r"^m: n_vocab: '5': should be a valid integer"),
-        (edited(meta, format="npy"), r"^m: format: 'npy': should be 'nanogpt' or 'llmc'"),
+        (edited(meta, format="npy"), r"^m: format: 'npy': should be 'nanogpt', 'llmc' or 'arrayrecord'"),
         (edited(meta, train={"files": [], "tokens": 1, "documents": 1, "bytes": 1}), r"^m: train\.files: \[\]"),
     ]:
         with pytest.raises(GPT2JaxError, match=message) as caught:

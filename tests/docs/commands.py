@@ -137,6 +137,10 @@ def _fences() -> dict[str, Any]:
         "gpt2jax.cli.evaluate._evaluate": evaluate,
         "gpt2jax.cli.evaluate._listed": stop,
         "gpt2jax.data.prepare.prepare": stop,
+        "gpt2jax.data.prepare.prepare_share": stop,
+        "gpt2jax.data.verify.verify": stop,
+        "gpt2jax.data.reshape.reshape": stop,
+        "gpt2jax.data.look.look": stop,
         "gpt2jax.train.compare.Run.read": stop,
         "gpt2jax.weights.download.download": stop,
     }

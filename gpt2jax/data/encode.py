@@ -1,0 +1,193 @@
+"""A unit of work to tokens: read, clean, encode, write. The same in a process of its own as in the caller's."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import tiktoken
+
+from gpt2jax import tokenizer as tokenizers
+from gpt2jax.data.clean import Cleaning, rensa, shingles
+from gpt2jax.data.parts import ROW, SIGNATURE, TRAIN, UNDECIDED, VALIDATION, Parts, Record
+from gpt2jax.data.readers import read_unit
+from gpt2jax.data.sources import Document, Reading
+from gpt2jax.data.units import Unit
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.files import new_file
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What shapes the tokens of every unit alike."""
+
+    tokenizer: str
+    """The vocabulary's description, as JSON."""
+    reading: Reading
+    cleaning: Cleaning
+    token: str
+    """``<u2`` or ``<u4``."""
+    mark_first: bool
+    """Whether ``<|endoftext|>`` stands before each document, as in llm.c's format, or after it."""
+    mark: int | None
+    """Its token; None leaves it out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A unit, and what is decided of it beforehand."""
+
+    unit: Unit
+    cut: int | None = None
+    """So many of its characters are for training, the others for validation; None where documents are not cut."""
+
+    def key(self, settings: Settings, digest: str) -> str:
+        """A hash of all that shapes what becomes of it; ``digest`` is its source's."""
+        unit = self.unit
+        shape = [digest, unit.source.kind, unit.source.compression, unit.start, unit.stop, unit.begins, unit.ends]
+        own = dataclasses.replace(settings.cleaning, exact_duplicates=False)
+        own = dataclasses.replace(own, near_duplicates=1.0 if own.near_duplicates else 0.0)
+        given = dataclasses.asdict(dataclasses.replace(settings, cleaning=own))
+        return hashlib.sha256(json.dumps([shape, self.cut, given]).encode()).hexdigest()[:32]
+
+
+def survey(unit: Unit, reading: Reading) -> tuple[int, str]:
+    """How many characters a unit holds, and which, in order."""
+    count, alphabet = 0, set[str]()
+    for document in read_unit(unit, reading):
+        count += len(document.text)
+        alphabet.update(document.text, document.prompt or "")
+    return count, "".join(sorted(alphabet))
+
+
+def encode(
+    job: Job, key: str, settings: Settings, encoding: tiktoken.Encoding, folder: Path, done: Callable[[int], None]
+) -> Record:
+    """Write the files of a unit under ``key``, and say what is in them.
+
+    Args:
+        done: called after each document, or piece of one, with the bytes of the source that it took up.
+
+    Raises:
+        GPT2JaxError: the unit cannot be read, or some of its documents have prompts and some have none.
+    """
+    parts = Parts(folder, np.dtype(settings.token))
+    with new_file(parts.path(key, "tokens")) as tokens, new_file(parts.path(key, "rows")) as table:
+        writer = _Writer(job, settings, encoding)
+        with tokens.open("wb") as file:
+            for split, document in _parts(read_unit(job.unit, settings.reading), job.cut):
+                for tokens_T in writer.tokens(split, document):
+                    file.write(tokens_T.astype(settings.token).tobytes())
+                done(document.source_bytes)
+            file.write(writer.end().astype(settings.token).tobytes())
+        rows = writer.rows()
+        table.write_bytes(rows.tobytes())
+    if settings.cleaning.near_duplicates:
+        with new_file(parts.path(key, "signatures")) as path:
+            path.write_bytes(msgpack.packb(writer.signatures))
+    record = Record(key, writer.count, len(rows), parts.hash(key), writer.prompts is True, writer.dropped, writer.read)
+    parts.write(record)
+    return record
+
+
+def _parts(documents: Iterator[Document], cut: int | None) -> Iterator[tuple[int, Document]]:
+    """Documents with the split that each is of; the one in which ``cut`` characters end becomes two."""
+    if cut is None:
+        yield from ((UNDECIDED, document) for document in documents)
+        return
+    begun = cut == 0  # Else the first of them for validation goes on with nothing.
+    for document in documents:
+        head, tail = document.text[:cut], document.text[cut:]
+        cut -= len(head)
+        if head:
+            yield TRAIN, document._replace(text=head, source_bytes=0 if tail else document.source_bytes)
+        if tail:
+            yield VALIDATION, document._replace(text=tail, continues=document.continues and begun)
+            begun = True
+
+
+class _Writer:
+    """Documents to tokens and rows."""
+
+    def __init__(self, job: Job, settings: Settings, encoding: tiktoken.Encoding) -> None:
+        self.count, self.read, self.dropped, self.signatures = 0, 0, dict[str, int](), list[bytes]()
+        self.prompts: bool | None = None
+        self._ends, self._settings, self._encoding = job.unit.ends, settings, encoding
+        self._mark = np.array([] if settings.mark is None else [settings.mark], np.uint32)
+        self._rows: list[tuple[Any, ...]] = []
+        # Of the document that may go on.
+        self._open = self._dropping = self._continues = False
+        self._split = self._prompt = self._bytes = 0
+        self._hash, self._sketch = hashlib.blake2b(digest_size=16), None
+
+    def tokens(self, split: int, document: Document) -> Iterator[np.ndarray]:
+        """The tokens of a document or a piece of one, and what ends the one before it."""
+        if not (document.continues and (self._open or self._dropping)):
+            yield self._close()
+            self._dropping = self._refuses(document)
+            if not self._dropping:
+                yield self._counted(self._begin(split, document))
+        if self._dropping:
+            return
+        yield self._counted(tokenizers.encode_corpus(self._encoding, document.text))
+        raw = document.text.encode()
+        self._bytes += len(raw)
+        self._hash.update(raw)
+        if self._sketch is not None:
+            self._sketch.update(list(shingles(document.text)))
+
+    def end(self) -> np.ndarray:
+        """What stands after the last document."""
+        return self._close(self._ends)
+
+    def rows(self) -> np.ndarray:
+        return np.array(self._rows, ROW)
+
+    def _refuses(self, document: Document) -> bool:
+        if document.continues:
+            return False
+        self.read += 1
+        reason = self._settings.cleaning.refuses(document)
+        if reason is not None:
+            self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        return reason is not None
+
+    def _begin(self, split: int, document: Document) -> np.ndarray:
+        """What stands before the document."""
+        if self.prompts not in (None, document.prompt is not None):
+            raise mixed_prompts()
+        self.prompts = document.prompt is not None
+        self._open, self._continues, self._split = True, document.continues, split
+        self._prompt, self._bytes, self._hash = 0, 0, hashlib.blake2b(digest_size=16)
+        if self._settings.cleaning.near_duplicates:
+            self._sketch = rensa().RMinHash(num_perm=SIGNATURE, seed=0)
+        if document.prompt is None:
+            return self._mark if self._settings.mark_first and not document.continues else self._mark[:0]
+        self._hash.update(document.prompt.encode() + b"\0")
+        # Apart, as a prompt is when text is generated from it; an empty one is <|endoftext|> there.
+        prompt_T = tokenizers.encode_corpus(self._encoding, document.prompt) if document.prompt else self._mark
+        self._prompt = prompt_T.size
+        return prompt_T
+
+    def _close(self, ends: bool = True) -> np.ndarray:
+        if not self._open:
+            return self._mark[:0]
+        after = self._counted(self._mark if ends and not self._settings.mark_first else self._mark[:0])
+        digest = np.frombuffer(self._hash.digest(), np.uint8)
+        self._rows.append((self.count, self._bytes, self._prompt, self._continues, self._split, digest))
+        if self._sketch is not None:
+            self.signatures.append(self._sketch.__getstate__())
+        self._open = False
+        return after
+
+    def _counted(self, tokens_T: np.ndarray) -> np.ndarray:
+        self.count += tokens_T.size
+        return tokens_T
+
+
+def mixed_prompts() -> GPT2JaxError:
+    return GPT2JaxError("sources: should have a prompt in every document or in none of them")

@@ -1,0 +1,131 @@
+"""What becomes of a unit of work: a file of tokens, a table of its documents, and a record that both are whole.
+
+They lie in one folder under a key that is a hash of all that shapes them. So what is there is right, whoever wrote it
+and when, and a unit is done once its record is there.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgpack
+import numpy as np
+
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.files import make_folder, write_text
+
+try:
+    import fcntl
+except ImportError:  # On Windows.
+    fcntl = None  # type: ignore[assignment]
+
+# A row for each document: tokens up to its end, its UTF-8 bytes, tokens of its prompt, whether it goes on with the
+# document before it, the split that it is of (0: not said), 16 bytes of its blake2b.
+ROW = np.dtype([
+    ("end", "<u8"), ("bytes", "<u8"), ("prompt", "<u4"), ("continues", "u1"), ("split", "u1"), ("digest", "u1", (16,)),
+])  # fmt: skip
+UNDECIDED, TRAIN, VALIDATION = 0, 1, 2
+# Numbers of a signature by which near duplicates are found.
+SIGNATURE = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What is in the files of a unit."""
+
+    key: str
+    tokens: int
+    rows: int
+    sha256: str
+    """Of the tokens, then the table."""
+    prompts: bool
+    """Whether its documents have prompts."""
+    dropped: dict[str, int]
+    """Documents left out, by reason."""
+    read: int
+    """Documents that were read, left out ones included."""
+
+
+class Parts:
+    """A folder of units that are done."""
+
+    def __init__(self, folder: Path, token: np.dtype[np.generic]) -> None:
+        self.folder, self.token = folder, token
+
+    def path(self, key: str, ending: str) -> Path:
+        return self.folder / f"{key}.{ending}"
+
+    def record(self, key: str) -> Record | None:
+        """The record of a unit, None where it is not done; files of other sizes than it says are not."""
+        try:
+            record = Record(**json.loads(self.path(key, "json").read_bytes()))
+            sizes = [self.path(key, ending).stat().st_size for ending in ("tokens", "rows")]
+        except (OSError, ValueError, TypeError):
+            return None
+        return record if sizes == [record.tokens * self.token.itemsize, record.rows * ROW.itemsize] else None
+
+    def write(self, record: Record) -> None:
+        """Say that a unit's files are whole: they are there before it. A machine that loses its power may yet lose
+        what they hold: :meth:`check` sees that."""
+        write_text(self.path(record.key, "json"), json.dumps(dataclasses.asdict(record)))
+
+    def rows(self, record: Record) -> np.ndarray:
+        """The table of a unit's documents."""
+        return np.fromfile(self.path(record.key, "rows"), ROW)
+
+    def tokens(self, record: Record) -> np.ndarray:
+        """Its tokens, read from disk as they are touched."""
+        if not record.tokens:
+            return np.zeros(0, self.token)
+        return np.memmap(self.path(record.key, "tokens"), self.token, mode="r")
+
+    def signatures(self, record: Record) -> list[bytes]:
+        """Of each document, what near duplicates are found by: where they were asked for."""
+        return msgpack.unpackb(self.path(record.key, "signatures").read_bytes())
+
+    def check(self, records: Sequence[Record]) -> None:
+        """Refuse files that are not as they were written.
+
+        Raises:
+            GPT2JaxError: the hashes of some are others; their records are removed, so that these units are done again.
+        """
+        damaged = [record for record in records if self.hash(record.key) != record.sha256]
+        for record in damaged:
+            self.path(record.key, "json").unlink()
+        if damaged:
+            path = self.path(damaged[0].key, "tokens")
+            raise GPT2JaxError(f"{path}: damaged on disk, of {len(damaged):,} parts: start again to make them anew")
+
+    def hash(self, key: str) -> str:
+        """sha256 (hex) of the tokens of a unit, then its table."""
+        found = hashlib.sha256()
+        for ending in ("tokens", "rows"):
+            with self.path(key, ending).open("rb") as file:
+                while block := file.read(2**20):
+                    found.update(block)
+        return found.hexdigest()
+
+
+@contextlib.contextmanager
+def locked(folder: Path, name: str) -> Iterator[None]:
+    """Be the only process that works in ``folder`` under this name.
+
+    The system frees the lock of a process that is gone, killed or not. Where there are no locks, none is taken: two at
+    once would do the same work twice, and write the same files.
+
+    Raises:
+        GPT2JaxError: another one does.
+    """
+    make_folder(folder)
+    with (folder / f"{name}.lock").open("ab") as lock:
+        try:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise GPT2JaxError(f"{folder}: another process prepares it now: wait for it") from None
+        except OSError:  # A file system without locks.
+            pass
+        yield

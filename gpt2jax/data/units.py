@@ -1,0 +1,150 @@
+"""Units of work: pieces of a corpus that can be read each by itself, in any process, and together are the corpus.
+
+Where a unit ends depends on the corpus and the size asked for alone, not on how many processes there are.
+"""
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from gpt2jax.data import hub
+from gpt2jax.data.extras import parquet_file
+from gpt2jax.data.sources import Reading, Source
+from gpt2jax.errors import GPT2JaxError
+
+# Bytes of a source in a unit, about.
+UNIT_BYTES = 2**24
+_BLOCK = 2**20
+
+# A place before which nothing that stands after it changes a token: between something and the space or line end after
+# it. No vocabulary here looks further back; Python's \s holds all that GPT-2's pattern takes for white space.
+SAFE_CUT = re.compile(r"\S(?=[ \n])")
+_SAFE_BYTES = re.compile(rb"(?<=[!-~\x80-\xbf])[ \n]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A part of a source: bytes (of text and JSON lines, to the next place where they can be cut), row groups (Parquet)
+    or files (hub) from ``start`` to ``stop``; all of it where ``stop`` is None."""
+
+    source: Source
+    start: int = 0
+    stop: int | None = None
+    size: int = 0
+    """Bytes that it counts for."""
+    begins: bool = True
+    """Whether its first document goes on with nothing."""
+    ends: bool = True
+    """Whether nothing goes on with its last one."""
+
+
+def whole(source: Source) -> Unit:
+    return Unit(source, size=source.size)
+
+
+def plan(sources: Sequence[Source], reading: Reading, unit_bytes: int = UNIT_BYTES) -> list[Unit]:
+    """The units of a corpus, in its order.
+
+    Raises:
+        GPT2JaxError: a Parquet file or a data set of the hub cannot be opened.
+    """
+    return [unit for source in sources for unit in _units(source, reading, unit_bytes)]
+
+
+def _units(source: Source, reading: Reading, unit_bytes: int) -> list[Unit]:
+    if source.form == "hub":
+        count = hub.shards(source.name)
+        one = reading.join_rows
+        return [
+            Unit(source, shard, shard + 1, 0, not one or shard == 0, not one or shard == count - 1)
+            for shard in range(count)
+        ]
+    if source.form == "parquet":
+        with parquet_file(source.name) as file:
+            sizes = [file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups)]
+        return [Unit(source, group, group + 1, size) for group, size in enumerate(sizes)] or [whole(source)]
+    if not _can_be_cut(source, reading) or source.size <= unit_bytes:
+        return [whole(source)]
+    count = math.ceil(source.size / unit_bytes)
+    places = [source.size * number // count for number in range(count)] + [source.size]
+    one = source.form == "text" and not reading.separator
+    return [
+        Unit(source, start, stop, stop - start, not one or start == 0, not one or stop == source.size)
+        for start, stop in itertools.pairwise(places)
+    ]
+
+
+def _can_be_cut(source: Source, reading: Reading) -> bool:
+    if source.path is None or source.compression or reading.encoding != "utf-8":
+        return False
+    if source.form == "text" and reading.separator:
+        # One whose end is its beginning could be found at two places that overlap; of one that stays, the last
+        # document of the file is another than that of a part.
+        mark = reading.separator
+        return not reading.keep_separator and not any(mark.startswith(mark[at:]) for at in range(1, len(mark)))
+    return source.form in ("text", "jsonl")
+
+
+def boundaries(unit: Unit, reading: Reading) -> tuple[int, int]:
+    """The bytes of the file from which on, and up to which, a unit of text or JSON lines is read."""
+    path = unit.source.path
+    assert path is not None
+    stop = unit.source.size if unit.stop is None else unit.stop
+    try:
+        with path.open("rb") as file:
+            return tuple(_boundary(file, place, unit.source, reading) for place in (unit.start, stop))  # type: ignore[return-value]
+    except OSError as error:
+        raise GPT2JaxError(f"{unit.source.name}: cannot be read ({error.strerror})") from None
+
+
+def _boundary(file: BinaryIO, place: int, source: Source, reading: Reading) -> int:
+    """The first place from ``place`` on where the file may be cut; its end where there is none."""
+    if place in (0, source.size):
+        return place
+    mark = b"\n" if source.form == "jsonl" else reading.separator.encode()
+    if mark:
+        # After a mark: one that ends at ``place`` will do.
+        at = _search(file, max(place - len(mark), 0), re.compile(re.escape(mark)), len(mark))
+        return source.size if at is None else at + len(mark)
+    at = place - 1
+    while True:
+        found = _search(file, at, _SAFE_BYTES, 2)
+        if found is None:
+            return source.size
+        if not _before(file, found).isspace():
+            return found
+        at = found
+
+
+def _search(file: BinaryIO, start: int, pattern: re.Pattern[bytes], width: int) -> int | None:
+    """Where ``pattern``, which looks at ``width`` bytes, is found from ``start`` on; a block at a time."""
+    file.seek(start)
+    kept = b""
+    while block := file.read(_BLOCK):
+        text = kept + block
+        if match := pattern.search(text):
+            return start + match.start()
+        keep = len(text) - min(len(text), width - 1)
+        start, kept = start + keep, text[keep:]
+    return None
+
+
+def _before(file: BinaryIO, place: int) -> str:
+    """The character that ends before ``place``; a space, which is no place to cut after, where the bytes are none."""
+    start = max(place - 4, 0)
+    file.seek(start)
+    raw = file.read(place - start)
+    return (raw.decode("utf-8", "ignore") or " ")[-1]
+
+
+def line_number(path: Path, place: int) -> int:
+    """The line, from 1, in which a byte of a file stands: for an error."""
+    with path.open("rb") as file:
+        lines, left = 1, place
+        while left and (block := file.read(min(_BLOCK, left))):
+            lines, left = lines + block.count(b"\n"), left - len(block)
+    return lines

@@ -1,0 +1,305 @@
+"""Work that is stopped, killed, shared among machines: at the end the same bytes, no document twice and none lost."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt2jax.data import encode as encoding_of_units
+from gpt2jax.data.clean import Cleaning
+from gpt2jax.data.meta import Meta, read_meta
+from gpt2jax.data.prepare import Order, prepare, prepare_share
+from gpt2jax.data.shards import Format
+from gpt2jax.errors import GPT2JaxError
+
+UNIT = 2000
+
+
+def corpus(folder: Path, documents: int = 300) -> list[str]:
+    """JSON lines and a long text, of about 100 kB."""
+    rng = random.Random(0)
+    source = folder / "source"
+    source.mkdir()
+    words = ["alpha", "beta", "gamma", "delta", "ü", "\n"]
+    lines = [json.dumps({"text": " ".join(rng.choices(words, k=rng.randrange(1, 60)))}) for _ in range(documents)]
+    (source / "a.jsonl").write_text("\n".join(lines))
+    (source / "b.txt").write_text(" ".join(rng.choices(words, k=4000)))
+    return [str(source)]
+
+
+def quiet(sources: list[str], out: Path, **arguments: Any) -> Meta:
+    given: dict[str, Any] = {"tokenizer": "bytes", "progress": False, "split": "hash", "unit_bytes": UNIT}
+    return prepare(sources, out, **(given | arguments))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {name: hashlib.sha256(raw).hexdigest() for name, raw in contents(folder).items()}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"split": "documents"},
+        {"split": "tail", "validation_fraction": 0.3},
+        {"split": "first", "validation_tokens": 777},
+        {"format": "llmc", "shard_tokens": 999},
+        {"format": "llmc", "split": "tail", "validation_fraction": 0.1},
+        {"tokenizer": "characters"},
+        {"tokenizer": "gpt2"},
+        {"cleaning": Cleaning(min_characters=30, exact_duplicates=True)},
+    ],
+    ids=str,
+)
+def test_the_size_of_units_changes_nothing(tmp_path: Path, arguments: dict[str, Any]) -> None:
+    sources = corpus(tmp_path)
+    if arguments == {}:  # Whose hash is that of its pieces; of all others, by their place.
+        (tmp_path / "source" / "b.txt").unlink()
+    wanted = quiet(sources, tmp_path / "a" / "out", unit_bytes=2**30, **arguments)
+    for unit_bytes in (1111, 7000):
+        folder = tmp_path / str(unit_bytes) / "out"
+        assert quiet(sources, folder, unit_bytes=unit_bytes, **arguments) == wanted
+        assert contents(folder) == contents(tmp_path / "a" / "out")
+        assert [path.name for path in folder.parent.iterdir()] == ["out"]
+
+
+class StopError(Exception):
+    pass
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = corpus(tmp_path)
+    quiet(sources, tmp_path / "wanted" / "out")
+
+    def stop(done: int, total: int) -> None:
+        if done > total / 2:
+            raise StopError
+
+    with pytest.raises(StopError):
+        quiet(sources, tmp_path / "out", progress=stop)
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / ".out.parts").is_dir()
+    done, encode = list[str](), encoding_of_units.encode
+
+    def noting(job: Any, key: str, *rest: Any) -> Any:
+        done.append(key)
+        return encode(job, key, *rest)
+
+    monkeypatch.setattr("gpt2jax.data.work.encode", noting)
+    said = list[str]()
+    quiet(sources, tmp_path / "out", say=said.append)
+    assert contents(tmp_path / "out") == contents(tmp_path / "wanted" / "out")
+    before = int(said[0].split(": ")[1].split(" of ")[0])
+    assert before > 10
+    assert len(done) + before == len(set(done)) + before == int(said[0].split(" of ")[1].split()[0])
+    assert not (tmp_path / ".out.parts").exists()
+
+
+def test_other_settings_keep_what_they_share(tmp_path: Path) -> None:
+    """Of a corpus in which one file was mended, the others' units are still good; how documents are held out is
+    decided later than any of it."""
+    sources, said = corpus(tmp_path), list[str]()
+    bad = tmp_path / "source" / "z.jsonl"
+    bad.write_text("no\n")
+    with pytest.raises(GPT2JaxError, match=r"z\.jsonl: line 1: not JSON"):
+        quiet(sources, tmp_path / "out")
+    bad.write_text('{"text": "yes"}\n')
+    quiet(sources, tmp_path / "out", validation_fraction=0.25, say=said.append)
+    assert "units are done already" in said[0]
+    quiet(sources, tmp_path / "fresh" / "out", validation_fraction=0.25)
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh" / "out")
+
+
+KILLED = """
+import sys
+from gpt2jax.data.prepare import prepare
+if __name__ == "__main__":
+    source, out, workers = sys.argv[1:]
+    prepare([source], out, tokenizer="bytes", split="hash", unit_bytes=2000, workers=int(workers), progress=False)
+"""
+
+
+def processes_of(script: Path) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(script) in (folder / "environ").read_text(errors="replace"):
+                found.append(int(folder.name))
+        except OSError:
+            pass
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_at_any_moment_nothing_is_lost_or_repeated(tmp_path: Path, workers: int) -> None:
+    """SIGKILL at many moments, from the start to the renaming at the end; then the work is left to end."""
+    sources = corpus(tmp_path)
+    quiet(sources, tmp_path / "wanted" / "out")
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    out = tmp_path / "killed" / "out"
+    command = [sys.executable, str(script), *sources, str(out), str(workers)]
+    environment = os.environ | {"KILLED": str(script)}
+    rng, kills, units = random.Random(workers), 0, set[int]()
+    parts = out.parent / ".out.parts"
+    # After so many units more, and a little later each time: in the midst of reading, writing, joining.
+    for more in (0, 1, 10, 10**9, 10**9) if workers == 1 else (1, 5, 10**9):
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as worker:
+            before = len(list(parts.glob("*.json")))
+            limit = time.monotonic() + 60
+            while worker.poll() is None and time.monotonic() < limit:
+                joining = list(out.parent.glob(".out.????????.tmp"))
+                if len(list(parts.glob("*.json"))) >= before + more or joining:
+                    break
+            time.sleep(rng.random() * 0.01)
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGKILL)
+                kills += 1
+        units.add(len(list(parts.glob("*.json"))))
+    assert kills >= 3 - (workers > 1)
+    assert len(units) >= 2  # It was killed at different stages.
+    # Processes of its own end with it.
+    limit = time.monotonic() + 30
+    while processes_of(script) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert processes_of(script) == []
+    subprocess.run(command, env=environment, check=True, timeout=120)
+    assert hashes(out) == hashes(tmp_path / "wanted" / "out")
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_a_part_that_is_damaged_on_disk_is_made_again(tmp_path: Path) -> None:
+    sources = corpus(tmp_path)
+    quiet(sources, tmp_path / "wanted" / "out")
+    order = Order(tuple(sources), tokenizer="bytes", split="hash")
+    for share in range(2):
+        prepare_share((share, 2), order, tmp_path / "out", unit_bytes=UNIT, progress=False)
+    one, two, *_ = sorted((tmp_path / ".out.parts").glob("*.tokens"))
+    one.write_bytes(one.read_bytes()[:-1])  # Cut short: seen by its size.
+    raw = bytearray(two.read_bytes())
+    raw[0] ^= 1
+    two.write_bytes(raw)
+    with pytest.raises(GPT2JaxError, match="damaged on disk, of 1 parts: start again"):
+        quiet(sources, tmp_path / "out")
+    quiet(sources, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "wanted" / "out")
+
+
+@pytest.mark.parametrize("format", ["nanogpt", "llmc"])
+def test_shares_of_several_machines_are_the_work_of_one(tmp_path: Path, format: Format) -> None:
+    sources = corpus(tmp_path)
+    quiet(sources, tmp_path / "wanted" / "out", format=format)
+    order, said = Order(tuple(sources), tokenizer="bytes", split="hash", format=format), list[str]()
+    for share in (2, 0):
+        prepare_share((share, 3), order, tmp_path / "out", unit_bytes=UNIT, progress=False, say=said.append)
+    assert said[2].startswith("shard 2/3: ")
+    with pytest.raises(GPT2JaxError, match=r"merge: [\d,]+ of [\d,]+ units are not done, the first of them number 1:"):
+        quiet(sources, tmp_path / "out", format=format, merge=True)
+    assert not (tmp_path / "out").exists()
+    prepare_share((1, 3), order, tmp_path / "out", unit_bytes=UNIT, progress=False)
+    meta = quiet(sources, tmp_path / "out", format=format, merge=True)
+    assert contents(tmp_path / "out") == contents(tmp_path / "wanted" / "out")
+    prepare_share((1, 3), order, tmp_path / "out", unit_bytes=UNIT, progress=False, say=said.append)
+    assert said[-1].endswith("nothing to do")
+    assert read_meta(tmp_path / "out") == meta
+
+
+@pytest.mark.parametrize("share", [(3, 3), (-1, 3), (0, 0)])
+def test_shares_that_cannot_be(tmp_path: Path, share: tuple[int, int]) -> None:
+    with pytest.raises(GPT2JaxError, match=r"shard: .*: should be from 0/"):
+        prepare_share(share, Order(tuple(corpus(tmp_path))), tmp_path / "out")
+
+
+@pytest.mark.parametrize("split", ["documents", "tail"])
+def test_several_processes_make_what_one_makes(tmp_path: Path, split: str) -> None:
+    sources, calls = corpus(tmp_path), list[tuple[int, int]]()
+    quiet(sources, tmp_path / "one" / "out", split=split)
+    given: dict[str, Any] = {"workers": 2, "unit_bytes": 9000}
+    quiet(sources, tmp_path / "two" / "out", split=split, progress=lambda *call: calls.append(call), **given)
+    assert calls == sorted(calls)
+    assert calls[-1][0] == calls[-1][1] > 9000
+    assert contents(tmp_path / "one" / "out") == contents(tmp_path / "two" / "out")
+
+
+def test_a_mistake_in_a_process_of_its_own_is_one_line(tmp_path: Path) -> None:
+    sources = corpus(tmp_path)
+    (tmp_path / "source" / "z.jsonl").write_text("no\n")
+    with pytest.raises(GPT2JaxError, match=r"z\.jsonl: line 1: not JSON"):
+        quiet(sources, tmp_path / "out", workers=2)
+
+
+def test_two_at_once_in_one_place_are_refused(tmp_path: Path) -> None:
+    sources = corpus(tmp_path)
+
+    def again(done: int, total: int) -> None:
+        with pytest.raises(GPT2JaxError, match="another process prepares it now"):
+            quiet(sources, tmp_path / "out")
+        raise StopError
+
+    with pytest.raises(StopError):
+        quiet(sources, tmp_path / "out", progress=again)
+
+
+def test_held_out_documents_stay_when_more_come(tmp_path: Path) -> None:
+    def held_out(split: str, more: int) -> set[bytes]:
+        name = f"{split}{more}"
+        source = tmp_path / f"{name}.jsonl"
+        lines = [{"text": f"new {number}"} for number in range(more)] + [{"text": f"old {n}"} for n in range(400)]
+        source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        meta = quiet([str(source)], tmp_path / name, split=split)
+        [shard] = meta.open_shards(tmp_path / name, "validation")
+        return {text for text in np.array(shard.memmap()).astype(np.uint8).tobytes().split(b"\0") if b"old" in text}
+
+    before, after = held_out("hash", 0), held_out("hash", 50)
+    assert 20 < len(before) < 60
+    assert before == after
+    assert held_out("documents", 0) != held_out("documents", 51)  # Twin.
+
+
+def test_another_seed_holds_out_others(tmp_path: Path) -> None:
+    sources = corpus(tmp_path)
+    metas = [quiet(sources, tmp_path / f"{seed}", seed=seed) for seed in (0, 1, 2)]
+    assert len({meta.index and meta.index["val.bin"].sha256 for meta in metas}) == 3
+
+
+def test_sources_that_are_held_out_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("train")
+    (tmp_path / "b.txt").write_text("held")
+    meta = quiet([str(tmp_path / "a.txt")], tmp_path / "out", validation_sources=[str(tmp_path / "b.txt")])
+    assert (meta.split, meta.train.bytes, meta.validation and meta.validation.bytes) == ("given", 5, 4)
+    with pytest.raises(GPT2JaxError, match="not made from these"):
+        quiet([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], tmp_path / "out", validation_fraction=0)
+
+
+def test_done_again_it_says_so_and_does_nothing(tmp_path: Path) -> None:
+    sources, said = corpus(tmp_path), list[str]()
+    quiet(sources, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    quiet(sources, tmp_path / "out", say=said.append)
+    assert said == [f"{tmp_path / 'out'}: was made from these sources by these settings: nothing to do"]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_the_disk_that_it_needs_is_said_and_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources, said = corpus(tmp_path), list[str]()
+    quiet(sources, tmp_path / "out", tokenizer="gpt2", say=said.append)
+    size = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.bin"))
+    estimate = float(said[0].split("takes about ")[1].split(" MB")[0]) * 1e6
+    assert size < estimate + 1e5
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
+    with pytest.raises(GPT2JaxError, match=r"full: needs [\d,]+ bytes of disk: 1,000 are free"):
+        quiet(sources, tmp_path / "full")
+    assert not (tmp_path / "full").exists()
