@@ -244,7 +244,9 @@ def _encode(
         encode_all(some, work.settings, work.encoding, parts.folder, workers, report, work.size)
     took = max(time.monotonic() - began, 1e-9)
     tokens = sum(record.tokens for number in missing if (record := parts.record(work.keys[number])))
-    say(f"{tokens:,} tokens in {took:,.1f} s: {tokens / took:,.0f} a second, in {min(workers, len(missing))} processes")
+    used = min(workers, len(missing))
+    processes = "one process" if used == 1 else f"{used} processes"
+    say(f"{tokens:,} tokens in {took:,.1f} s: {tokens / took:,.0f} a second, in {processes}")
 
 
 def _records(parts: Parts, work: Jobs) -> list[Record]:
