@@ -1,5 +1,6 @@
 """`gpt2jax data`: look at shards, and bring them into other formats."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,8 +22,6 @@ examples:
   gpt2jax data inspect data/web --random 3 --document 17 --split validation
   gpt2jax data convert data/web data/web_llmc --to llmc
   gpt2jax data convert fineweb10B/ data/fineweb --to nanogpt --tokenizer gpt2
-
-`gpt2jax data inspect --help` and `gpt2jax data convert --help` tell more.
 """
 
 CONVERT_HELP = """Write the shards of a folder in another format. Tokens are not made anew: <|endoftext|> moves from the
@@ -82,6 +81,10 @@ def run(args: list[str]) -> int:
     what = {"inspect": _inspect, "convert": _convert}
     if not args or args[0] in ("-h", "--help"):
         print(HELP, end="")
+        for verb in what.values() if args else ():
+            print()
+            with contextlib.suppress(SystemExit):
+                verb(["--help"])
         return 0 if args else 2
     if args[0] not in what:
         raise GPT2JaxError(f"data: {args[0]!r}: unknown ({nearest(args[0], what)})")

@@ -5,7 +5,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgpack
 import numpy as np
@@ -19,6 +18,9 @@ from gpt2jax.data.sources import Document, Reading
 from gpt2jax.data.units import Unit
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import new_file
+
+# Tokens that are written at once.
+_WRITTEN = 2**18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +82,12 @@ def encode(
         writer = _Writer(job, settings, encoding)
         with tokens.open("wb") as file:
             for split, document in _parts(read_unit(job.unit, settings.reading), job.cut):
-                for tokens_T in writer.tokens(split, document):
-                    file.write(tokens_T.astype(settings.token).tobytes())
+                writer.add(split, document)
+                if writer.waiting > _WRITTEN:
+                    file.write(writer.taken())
                 done(document.source_bytes)
-            file.write(writer.end().astype(settings.token).tobytes())
+            writer.end()
+            file.write(writer.taken())
         rows = writer.rows()
         table.write_bytes(rows.tobytes())
     if settings.cleaning.near_duplicates:
@@ -111,41 +115,53 @@ def _parts(documents: Iterator[Document], cut: int | None) -> Iterator[tuple[int
 
 
 class _Writer:
-    """Documents to tokens and rows."""
+    """Documents to tokens and rows. Little is done for each document: of short ones there are many."""
 
     def __init__(self, job: Job, settings: Settings, encoding: tiktoken.Encoding) -> None:
         self.count, self.read, self.dropped, self.signatures = 0, 0, dict[str, int](), list[bytes]()
+        self.waiting = 0
+        """Tokens that are not yet taken."""
         self.prompts: bool | None = None
         self._ends, self._settings, self._encoding = job.unit.ends, settings, encoding
         self._mark = np.array([] if settings.mark is None else [settings.mark], np.uint32)
-        self._rows: list[tuple[Any, ...]] = []
+        self._tokens, self._rows, self._digests = list[np.ndarray](), list[tuple[int, ...]](), list[bytes]()
         # Of the document that may go on.
         self._open = self._dropping = self._continues = False
         self._split = self._prompt = self._bytes = 0
         self._hash, self._sketch = hashlib.blake2b(digest_size=16), None
 
-    def tokens(self, split: int, document: Document) -> Iterator[np.ndarray]:
-        """The tokens of a document or a piece of one, and what ends the one before it."""
+    def add(self, split: int, document: Document) -> None:
+        """A document or a piece of one; it ends the one before it unless it goes on with it."""
         if not (document.continues and (self._open or self._dropping)):
-            yield self._close()
+            self._close()
             self._dropping = self._refuses(document)
             if not self._dropping:
-                yield self._counted(self._begin(split, document))
+                self._begin(split, document)
         if self._dropping:
             return
-        yield self._counted(tokenizers.encode_corpus(self._encoding, document.text))
+        self._put(tokenizers.encode_corpus(self._encoding, document.text))
         raw = document.text.encode()
         self._bytes += len(raw)
         self._hash.update(raw)
         if self._sketch is not None:
             self._sketch.update(list(shingles(document.text)))
 
-    def end(self) -> np.ndarray:
-        """What stands after the last document."""
-        return self._close(self._ends)
+    def end(self) -> None:
+        """After the last document."""
+        self._close(self._ends)
+
+    def taken(self) -> bytes:
+        """The tokens that wait, as they stand in the file."""
+        tokens_T = np.concatenate([self._mark[:0], *self._tokens]).astype(self._settings.token)
+        self._tokens, self.waiting = [], 0
+        return tokens_T.tobytes()
 
     def rows(self) -> np.ndarray:
-        return np.array(self._rows, ROW)
+        rows = np.zeros(len(self._rows), ROW)
+        for name, column in zip(ROW.names or (), zip(*self._rows, strict=True), strict=False):
+            rows[name] = column
+        rows["digest"] = np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 16)
+        return rows
 
     def _refuses(self, document: Document) -> bool:
         if document.continues:
@@ -156,8 +172,7 @@ class _Writer:
             self.dropped[reason] = self.dropped.get(reason, 0) + 1
         return reason is not None
 
-    def _begin(self, split: int, document: Document) -> np.ndarray:
-        """What stands before the document."""
+    def _begin(self, split: int, document: Document) -> None:
         if self.prompts not in (None, document.prompt is not None):
             raise mixed_prompts()
         self.prompts = document.prompt is not None
@@ -165,28 +180,30 @@ class _Writer:
         self._prompt, self._bytes, self._hash = 0, 0, hashlib.blake2b(digest_size=16)
         if self._settings.cleaning.near_duplicates:
             self._sketch = rensa().RMinHash(num_perm=SIGNATURE, seed=0)
-        if document.prompt is None:
-            return self._mark if self._settings.mark_first and not document.continues else self._mark[:0]
-        self._hash.update(document.prompt.encode() + b"\0")
-        # Apart, as a prompt is when text is generated from it; an empty one is <|endoftext|> there.
-        prompt_T = tokenizers.encode_corpus(self._encoding, document.prompt) if document.prompt else self._mark
-        self._prompt = prompt_T.size
-        return prompt_T
+        if document.prompt is not None:
+            self._hash.update(document.prompt.encode() + b"\0")
+            # Apart, as a prompt is when text is generated from it; an empty one is <|endoftext|> there.
+            prompt_T = tokenizers.encode_corpus(self._encoding, document.prompt) if document.prompt else self._mark
+            self._prompt = prompt_T.size
+            self._put(prompt_T)
+        elif self._settings.mark_first and not document.continues:
+            self._put(self._mark)
 
-    def _close(self, ends: bool = True) -> np.ndarray:
+    def _close(self, ends: bool = True) -> None:
         if not self._open:
-            return self._mark[:0]
-        after = self._counted(self._mark if ends and not self._settings.mark_first else self._mark[:0])
-        digest = np.frombuffer(self._hash.digest(), np.uint8)
-        self._rows.append((self.count, self._bytes, self._prompt, self._continues, self._split, digest))
+            return
+        if ends and not self._settings.mark_first:
+            self._put(self._mark)
+        self._rows.append((self.count, self._bytes, self._prompt, self._continues, self._split))
+        self._digests.append(self._hash.digest())
         if self._sketch is not None:
             self.signatures.append(self._sketch.__getstate__())
         self._open = False
-        return after
 
-    def _counted(self, tokens_T: np.ndarray) -> np.ndarray:
+    def _put(self, tokens_T: np.ndarray) -> None:
+        self._tokens.append(tokens_T)
         self.count += tokens_T.size
-        return tokens_T
+        self.waiting += tokens_T.size
 
 
 def mixed_prompts() -> GPT2JaxError:

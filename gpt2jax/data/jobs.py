@@ -26,7 +26,7 @@ from gpt2jax.files import new_file, refuse_if_no_space
 # What a compressed file is taken to hold, for the estimate of the disk's need.
 _EXPANSION = 4
 # Bytes of text that it is made from.
-_SAMPLE = 2**20
+_SAMPLE = 2**18
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import msgpack
 import numpy as np
 
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.files import make_folder, write_text
+from gpt2jax.files import make_folder, remove_folder, write_text
 
 try:
     import fcntl
@@ -129,3 +129,22 @@ def locked(folder: Path, name: str) -> Iterator[None]:
         except OSError:  # A file system without locks.
             pass
         yield
+
+
+@contextlib.contextmanager
+def placed(folder: Path, out: Path) -> Iterator[Path]:
+    """A new folder inside ``folder`` that becomes ``out`` at the end; what a killed process left of one is removed.
+
+    Raises:
+        GPT2JaxError: it cannot be written.
+    """
+    made = folder / "joined"
+    remove_folder(made)
+    try:
+        made.mkdir()
+        yield made
+        if out.exists():
+            out.rmdir()  # It is empty; not every system renames over a folder.
+        made.rename(out)
+    except OSError as error:
+        raise GPT2JaxError(f"{out}: cannot be written ({error.strerror or error})") from None

@@ -6,6 +6,7 @@ bytes whoever did which, and in how many attempts.
 
 import contextlib
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,14 +19,14 @@ from gpt2jax.data.jobs import Jobs, find, jobs_of, refuse_if_full, standard_inpu
 from gpt2jax.data.join import Shape, join
 from gpt2jax.data.meta import FILE_NAME, Meta
 from gpt2jax.data.order import Order, Tokenizer, existing, made_from, not_default
-from gpt2jax.data.parts import Parts, Record, locked
+from gpt2jax.data.parts import Parts, Record, locked, placed
 from gpt2jax.data.shards import SHARD_TOKENS, TOKENS, Format, TokenBits
 from gpt2jax.data.sources import STDIN, InputFormat, Reading
 from gpt2jax.data.splits import SplitRule
 from gpt2jax.data.units import UNIT_BYTES
 from gpt2jax.data.work import digests, encode_all
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.files import new_folder, remove_folder
+from gpt2jax.files import remove_folder
 from gpt2jax.progress import Report, bar
 
 __all__ = ["Order", "SplitRule", "Tokenizer", "made_from", "prepare", "prepare_share"]
@@ -131,7 +132,7 @@ def prepare(
                 )
             _encode(out, parts, work, missing, workers, progress, say)
             records = _records(parts, work)
-            with new_folder(out) as temporary:
+            with placed(folder, out) as temporary:
                 shape = Shape(out.name, format, shard_tokens, token_bits, order.rule, order.holds_out,
                               validation_fraction, seed, validation_tokens)  # fmt: skip
                 joined = join(parts, records, shape, order.cleaning, work.encoding, temporary)
@@ -208,17 +209,20 @@ def _parts_of(out: Path) -> Path:
 @contextlib.contextmanager
 def _parts_folder(out: Path, stays: bool, name: str) -> Iterator[Path]:
     """Where parts are kept: until the next attempt if it ``stays``, else until the end of this one."""
-    folder = _parts_of(out)
-    if not stays:
-        with new_folder(folder) as temporary:
-            yield temporary
-            temporary.mkdir(exist_ok=True)
-        remove_folder(folder)
-        return
-    with locked(folder, name):
-        for left in out.parent.glob(f".{out.name}.????????.tmp"):  # Of one who was killed while joining.
+    stale = out.parent.glob(f"{_parts_of(out).name}.????????")
+    for left in stale:  # Of one who was killed; who still works there has the lock.
+        with contextlib.suppress(GPT2JaxError), locked(left, "all"):
             remove_folder(left)
-        yield folder
+    if stays:
+        with locked(_parts_of(out), name):
+            yield _parts_of(out)
+        return
+    folder = _parts_of(out).with_name(f"{_parts_of(out).name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with locked(folder, name):
+            yield folder
+    finally:
+        remove_folder(folder)
 
 
 def _missing(parts: Parts, work: Jobs, mine: Sequence[int], say: Say) -> list[int]:
@@ -240,7 +244,9 @@ def _encode(
         encode_all(some, work.settings, work.encoding, parts.folder, workers, report, work.size)
     took = max(time.monotonic() - began, 1e-9)
     tokens = sum(record.tokens for number in missing if (record := parts.record(work.keys[number])))
-    say(f"{tokens:,} tokens in {took:,.1f} s: {tokens / took:,.0f} a second, in {min(workers, len(missing))} processes")
+    used = min(workers, len(missing))
+    processes = "one process" if used == 1 else f"{used} processes"
+    say(f"{tokens:,} tokens in {took:,.1f} s: {tokens / took:,.0f} a second, in {processes}")
 
 
 def _records(parts: Parts, work: Jobs) -> list[Record]:

@@ -70,7 +70,8 @@ def _text(unit: Unit, reading: Reading) -> Iterator[Document]:
 def _json_lines(unit: Unit, reading: Reading) -> Iterator[Document]:
     if unit.source.compression or reading.encoding != "utf-8":
         for number, text in enumerate(_lines(unit, reading), start=1):
-            yield from _json_line(text, len(text.encode()), f"{unit.source.name}: line {number}", reading)
+            if text.strip():
+                yield _json_line(text, len(text.encode()), f"{unit.source.name}: line {number}", reading)
         return
     path = unit.source.path
     assert path is not None
@@ -80,17 +81,17 @@ def _json_lines(unit: Unit, reading: Reading) -> Iterator[Document]:
         file.seek(place)
         while place < stop and (line := file.readline()):
             text = _decode(line, unit.source.name, place)
-            try:
-                yield from _json_line(text, len(line), "", reading)
-            except GPT2JaxError as error:  # Only now is it worth counting which line it is.
-                raise GPT2JaxError(f"{unit.source.name}: line {line_number(path, place)}{error}") from None
+            if not text.isspace():
+                try:
+                    yield _json_line(text, len(line), "", reading)
+                except GPT2JaxError as error:  # Only now is it worth counting which line it is.
+                    raise GPT2JaxError(f"{unit.source.name}: line {line_number(path, place)}{error}") from None
             place += len(line)
 
 
-def _json_line(line: str, size: int, where: str, reading: Reading) -> Iterator[Document]:
-    if line.strip():
-        text, prompt, origin = _parse(line, where, reading)
-        yield Document(text, size, prompt, origin=origin)
+def _json_line(line: str, size: int, where: str, reading: Reading) -> Document:
+    text, prompt, origin = _parse(line, where, reading)
+    return Document(text, size, prompt, False, origin)
 
 
 def _csv(unit: Unit, reading: Reading) -> Iterator[Document]:
@@ -218,7 +219,8 @@ def _string(record: dict[str, Any], key: str, where: str) -> str:
     if not isinstance(text, str):
         raise GPT2JaxError(f"{where}: {key!r}: {type(text).__name__}: should be a string")
     try:
-        text.encode("utf-8")
+        if not text.isascii():
+            text.encode("utf-8")
     except UnicodeEncodeError as error:
         # JSON can spell half of a surrogate pair, which is no character and has no bytes.
         half = text[error.start]

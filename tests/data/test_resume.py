@@ -161,8 +161,7 @@ def test_killed_at_any_moment_nothing_is_lost_or_repeated(tmp_path: Path, worker
             before = len(list(parts.glob("*.json")))
             limit = time.monotonic() + 60
             while worker.poll() is None and time.monotonic() < limit:
-                joining = list(out.parent.glob(".out.????????.tmp"))
-                if len(list(parts.glob("*.json"))) >= before + more or joining:
+                if len(list(parts.glob("*.json"))) >= before + more or (parts / "joined").exists():
                     break
             time.sleep(rng.random() * 0.01)
             if worker.poll() is None:
@@ -179,6 +178,14 @@ def test_killed_at_any_moment_nothing_is_lost_or_repeated(tmp_path: Path, worker
     subprocess.run(command, env=environment, check=True, timeout=120)
     assert hashes(out) == hashes(tmp_path / "wanted" / "out")
     assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_what_a_killed_process_left_of_a_small_corpus_goes_with_the_next(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text")
+    left = tmp_path / ".out.parts.01234567"
+    (left / "joined").mkdir(parents=True)
+    quiet([str(tmp_path / "a.txt")], tmp_path / "out", split="tail")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "out"]
 
 
 def test_a_part_that_is_damaged_on_disk_is_made_again(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def test_the_verbs_of_the_readme_do_what_it_says(folder: Path, capfd: pytest.Cap
 
     assert "train: " in ran("prepare")
     assert Path("data/book/meta.json").is_file()
+    assert "picture: inspect.png" in ran("data")
     shards = ["prepare", "book.txt", "--out", "data/pydoc", "--tokenizer", "bytes", "--split", "tail"]
     assert main(shards) == 0  # As `make quickstart` makes them, of less.
     capfd.readouterr()
