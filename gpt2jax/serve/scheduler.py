@@ -193,7 +193,7 @@ class Scheduler:
             self._check_open()
             waiting = sum(not text.cancelled for text in self._queue)
             if waiting + len(texts) > self._room + self._most - self.busy:
-                raise QueueFullError(f"queue: {waiting} texts wait already: {self._room} may")
+                raise QueueFullError(f"queue: {waiting} texts wait, and {len(texts)} more would: {self._room} may")
             self._queue.extend(texts)
             self._changed.notify_all()
         return texts

@@ -214,7 +214,7 @@ def test_a_full_queue_and_an_end(writer: TextModel) -> None:
     sampling = SamplingConfig(max_new_tokens=4, ignore_end_of_text=True)
     for one in heard:
         scheduler.submit(request(writer, "a", sampling), one)
-    with pytest.raises(QueueFullError, match="queue: 2 texts wait already: 1 may"):
+    with pytest.raises(QueueFullError, match="queue: 2 texts wait, and 1 more would: 1 may"):
         scheduler.submit(request(writer, "a", sampling), Heard())
     with pytest.raises(QueueFullError):  # All or none.
         scheduler.submit_all([request(writer, "a", sampling)] * 2, lambda _: Heard())
