@@ -1,6 +1,7 @@
 """What stands before every route: a body's size and time, keys, readers that stall, and a line of the log."""
 
 import asyncio
+import contextlib
 import hmac
 import json
 import sys
@@ -87,7 +88,8 @@ class Guard:
             path = scope["path"] if scope["path"] in self.known else "other"
             self.metrics.request(path, status)
             seconds = time.perf_counter() - start
-            print(f"{scope['method']} {path} {status} {seconds * 1e3:,.0f} ms", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # Nobody reads the log any more.
+                print(f"{scope['method']} {path} {status} {seconds * 1e3:,.0f} ms", file=sys.stderr, flush=True)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])

@@ -67,8 +67,8 @@ async def _run(server: uvicorn.Server, listener: socket.socket, service: Service
     loop = asyncio.get_running_loop()
 
     def end(name: str) -> None:
+        server.should_exit = True  # First: whoever read the log may be gone.
         print(f"{name}: no new requests; {service.scheduler.busy} texts are being written", file=sys.stderr, flush=True)
-        server.should_exit = True
 
     for one in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(one, end, one.name)
