@@ -33,10 +33,7 @@ from unittest import mock
 import numpy as np
 
 from gpt2jax import tokenizer
-from gpt2jax.data.mixture import open_mixture
-from gpt2jax.data.pipeline import Windows, batches, open_split
 from gpt2jax.data.prepare import prepare
-from gpt2jax.data.reshape import reshape
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 CORES = len(os.sched_getaffinity(0))
@@ -141,13 +138,18 @@ def _peak(process: int) -> int:
 
 
 def reader(given: argparse.Namespace, folder: Path) -> None:
+    # Not above: the processes of `speed` import this file, and these take seconds.
+    from gpt2jax.data.mixture import open_mixture
+    from gpt2jax.data.pipeline import batches, open_split
+    from gpt2jax.data.reshape import reshape
+
     corpus = folder / "corpus.jsonl"
     write_corpus(corpus, given.megabytes[0] * 10**6)
     for name in ("a", "b"):
         prepare([str(corpus)], folder / name, split="hash", validation_fraction=0, progress=False)
     reshape(folder / "a", folder / "records", "arrayrecord", progress=False)
     mixture = [f"{folder / name}={weight}" for name, weight in (("a", 0.7), ("b", 0.3))]
-    sources: dict[str, Callable[[], Windows | None]] = {
+    sources: dict[str, Callable[[], Any]] = {
         "nanogpt": lambda: open_split(folder / "a", "train", 1024, 50257)[0],
         "mixture": lambda: open_mixture(mixture, "train", 1024, 50257)[0],
         "arrayrecord": lambda: open_split(folder / "records", "train", 1024, 50257)[0],
