@@ -7,11 +7,12 @@
 
 speed: tokens a second of `gpt2jax.data.prepare.prepare` over JSON lines, in one process and in one a core, and of
 tiktoken's encoder called on the same texts, in memory, in one process: in turns, since the machine's speed drifts. Of
-the whole call (hashing the source, starting the processes, joining and hashing the shards), and of encoding alone, as
-the call itself says it. memory: the command line over a synthetic corpus; the peak of each process by the kernel's
-count (VmHWM, pages of files included), added up. reader: batches of 32 windows of 1,024 tokens in random order out of
-shards that are in the page cache, by the process' own seconds of CPU. waiting: how long the loop of `gpt2jax train`
-stands still for its next batch, with the quickstart's model.
+the whole call (hashing the source, starting the processes, joining and hashing the shards); of encoding alone, as the
+call itself says it; and for each second of CPU, the processes' start included. memory: the command line over a
+synthetic corpus; the peak of each process by the kernel's count (VmHWM, pages of files included), added up. reader:
+batches of 32 windows of 1,024 tokens in random order out of shards that are in the page cache, by the process' own
+seconds of CPU. waiting: how long the loop of `gpt2jax train` stands still for its next batch, with the quickstart's
+model.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import json
 import os
 import random
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -33,10 +35,7 @@ from unittest import mock
 import numpy as np
 
 from gpt2jax import tokenizer
-from gpt2jax.data.mixture import open_mixture
-from gpt2jax.data.pipeline import Windows, batches, open_split
 from gpt2jax.data.prepare import prepare
-from gpt2jax.data.reshape import reshape
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 CORES = len(os.sched_getaffinity(0))
@@ -66,37 +65,46 @@ def speed(given: argparse.Namespace, folder: Path) -> None:
     corpus, texts, encoding = folder / "corpus.jsonl", list(documents(size)), tokenizer.gpt2()
     write_corpus(corpus, size)
 
-    def alone() -> float:
-        began = time.perf_counter()
+    def alone() -> tuple[float, float]:
+        began, busy = time.perf_counter(), _busy()
         count = sum(encoding.encode_to_numpy(text, disallowed_special=()).size for text in texts)
-        return count / (time.perf_counter() - began)
+        return count / (time.perf_counter() - began), count / (_busy() - busy)
 
-    def of_prepare(workers: int, number: int) -> tuple[float, float]:
+    def of_prepare(workers: int, number: int) -> tuple[float, float, float]:
         said: list[str] = []
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), _busy()
         meta = prepare(
             [str(corpus)], folder / f"out{workers}-{number}", split="hash", workers=workers, progress=False,
             unit_bytes=2**22, say=said.append,
         )  # fmt: skip
-        took = time.perf_counter() - began
+        took, used = time.perf_counter() - began, _busy() - busy
         assert meta.validation is not None
         encoding_alone = re.search(r": ([\d,]+) a second", " ".join(said))
         assert encoding_alone is not None
         tokens = meta.train.tokens + meta.validation.tokens
-        return tokens / took, float(encoding_alone[1].replace(",", ""))
+        return tokens / took, float(encoding_alone[1].replace(",", "")), tokens / used
 
     rounds = []
     for number in range(given.rounds):
-        before = alone()
+        base, base_cpu = alone()
         one, many = of_prepare(1, number), of_prepare(CORES, number)
-        base = (before + alone()) / 2
-        rounds.append({
-            "tiktoken": base, "one, whole": one[0] / base, "one, encoding": one[1] / base,
-            "all, whole": many[0] / base / CORES, "all, encoding": many[1] / base / CORES,
-        })  # fmt: skip
+        again, again_cpu = alone()
+        base, base_cpu = (base + again) / 2, (base_cpu + again_cpu) / 2
+        found = {"tiktoken": base}
+        for name, processes, (whole, encoding_alone, by_cpu) in (("one", 1, one), ("all", CORES, many)):
+            found[f"{name}, whole"] = whole / base / processes
+            found[f"{name}, encoding"] = encoding_alone / base / processes
+            found[f"{name}, CPU"] = by_cpu / base_cpu
+        rounds.append(found)
         print({name: round(value, 3) for name, value in rounds[-1].items()}, file=sys.stderr)
     medians = {name: round(statistics.median(one[name] for one in rounds), 3) for name in rounds[0]}
     print(json.dumps({"cores": CORES, "megabytes": given.megabytes[0], "rounds": given.rounds} | medians))
+
+
+def _busy() -> float:
+    """Seconds of CPU of this process and of its children that have ended."""
+    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def memory(given: argparse.Namespace, folder: Path) -> None:
@@ -141,13 +149,18 @@ def _peak(process: int) -> int:
 
 
 def reader(given: argparse.Namespace, folder: Path) -> None:
+    # Not above: the processes of `speed` import this file, and these take seconds.
+    from gpt2jax.data.mixture import open_mixture
+    from gpt2jax.data.pipeline import batches, open_split
+    from gpt2jax.data.reshape import reshape
+
     corpus = folder / "corpus.jsonl"
     write_corpus(corpus, given.megabytes[0] * 10**6)
     for name in ("a", "b"):
         prepare([str(corpus)], folder / name, split="hash", validation_fraction=0, progress=False)
     reshape(folder / "a", folder / "records", "arrayrecord", progress=False)
     mixture = [f"{folder / name}={weight}" for name, weight in (("a", 0.7), ("b", 0.3))]
-    sources: dict[str, Callable[[], Windows | None]] = {
+    sources: dict[str, Callable[[], Any]] = {
         "nanogpt": lambda: open_split(folder / "a", "train", 1024, 50257)[0],
         "mixture": lambda: open_mixture(mixture, "train", 1024, 50257)[0],
         "arrayrecord": lambda: open_split(folder / "records", "train", 1024, 50257)[0],

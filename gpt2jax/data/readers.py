@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from gpt2jax.data import hub
-from gpt2jax.data.extras import decompressed, parquet_file
+from gpt2jax.data.extras import decompressed, fast_loads, parquet_file
 from gpt2jax.data.sources import Document, Reading, topics
 from gpt2jax.data.units import SAFE_CUT, Unit, boundaries, line_number
 from gpt2jax.errors import GPT2JaxError
@@ -193,7 +193,7 @@ def _parse(line: str, where: str, reading: Reading) -> tuple[str, str | None, st
     """The text of one JSON line, its prompt if it has one, and where it was taken from."""
     key = reading.text_key
     try:
-        record = json.loads(line)
+        record = fast_loads(line)
     except json.JSONDecodeError as error:
         raise GPT2JaxError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
     if not isinstance(record, dict):

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2jax import tokenizer
-from gpt2jax.data import readers
+from gpt2jax.data import extras, readers
 from gpt2jax.data.corpora import Document, Reading, find_sources, read_documents
 from gpt2jax.data.prepare import prepare
 from gpt2jax.data.readers import read_unit
@@ -300,3 +300,22 @@ def test_without_the_package_the_hub_says_how_to_get_it(tmp_path: Path, monkeypa
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(GPT2JaxError, match=r"pip install 'gpt2jax\[hub\]'"):
         prepare(["hf:us/ours"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("with_orjson", [True, False])
+@pytest.mark.parametrize(
+    "line", ['{"text": "\\ud83d\\ude00é"}', '{"text": "a", "n": NaN}', '{"text": "a", "n": 1e999}']
+)
+def test_json_is_read_alike_with_orjson_and_without(
+    monkeypatch: pytest.MonkeyPatch, line: str, with_orjson: bool
+) -> None:
+    assert extras.orjson is not None
+    if not with_orjson:
+        monkeypatch.setattr(extras, "orjson", None)
+    assert repr(extras.fast_loads(line)) == repr(json.loads(line))
+    for wrong in ("", "{", "{'a': 1}", "[1,]"):
+        with pytest.raises(json.JSONDecodeError) as found:
+            extras.fast_loads(wrong)
+        with pytest.raises(json.JSONDecodeError) as wanted:
+            json.loads(wrong)
+        assert str(found.value) == str(wanted.value)
