@@ -1,0 +1,39 @@
+"""One runner: ``python -m benchmarks train|generate|score|load|start --peer PYTHON``, and ``table`` of its results.
+
+Each prints the machine, versions and the work, then ours and the peers in turn (A B A B, warm-up apart), median and
+range of the ratio, and adds itself to ``benchmarks/results/VERB.json``. ``table`` makes ``measured.md`` and
+``measured.png`` of those files and of nothing else. ``--peer`` is an interpreter that has what
+``benchmarks/peers/requirements.txt`` names; without it ours alone is measured.
+"""
+
+import argparse
+import importlib
+import os
+from pathlib import Path
+
+from benchmarks import results
+
+VERBS = ("train",)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for name in VERBS:
+        module = importlib.import_module(f"benchmarks.{name}")
+        verb = verbs.add_parser(
+            name, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        verb.add_argument("--peer", default=os.environ.get("GPT2JAX_PEER_PYTHON"), help="default: GPT2JAX_PEER_PYTHON")
+        verb.add_argument("--rounds", type=int, default=5)
+        verb.add_argument("--results", type=Path, default=results.FOLDER, help="folder that the record is added to")
+        module.add_options(verb)
+        verb.set_defaults(run=module.run)
+    given = parser.parse_args()
+    given.run(given)
+
+
+if __name__ == "__main__":
+    main()
