@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks import results
 
-VERBS = ("train",)
+VERBS = ("train", "generate", "score", "load", "start")
 
 
 def main() -> None:
@@ -23,15 +23,21 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name in VERBS:
         module = importlib.import_module(f"benchmarks.{name}")
-        verb = verbs.add_parser(
-            name, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        verb = verbs.add_parser(name, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         verb.add_argument("--peer", default=os.environ.get("GPT2JAX_PEER_PYTHON"), help="default: GPT2JAX_PEER_PYTHON")
         verb.add_argument("--rounds", type=int, default=5)
+        verb.add_argument(
+            "--cores",
+            type=int,
+            help="cores for both sides, by default all: with one, the processor's time"
+            " tells of the work where other programs keep the clock from doing so",
+        )
         verb.add_argument("--results", type=Path, default=results.FOLDER, help="folder that the record is added to")
         module.add_options(verb)
         verb.set_defaults(run=module.run)
     given = parser.parse_args()
+    if given.cores:  # What is started from here on inherits it.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])
     given.run(given)
 
 

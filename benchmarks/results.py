@@ -19,7 +19,7 @@ THEIRS = ("torch", "transformers")
 
 def machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{platform.machine()}, {cores} cores"
+    return f"{platform.machine()}, {cores} core{'s' if cores != 1 else ''}"
 
 
 def versions(peer_python: str | None) -> dict[str, str]:
