@@ -11,7 +11,7 @@ import importlib
 import os
 from pathlib import Path
 
-from benchmarks import results
+from benchmarks import results, table
 
 VERBS = ("train", "generate", "score", "load", "start")
 
@@ -35,6 +35,9 @@ def main() -> None:
         verb.add_argument("--results", type=Path, default=results.FOLDER, help="folder that the record is added to")
         module.add_options(verb)
         verb.set_defaults(run=module.run)
+    drawn = verbs.add_parser("table", description=table.__doc__)
+    drawn.add_argument("--results", type=Path, default=results.FOLDER, help="folder of the records")
+    drawn.set_defaults(run=table.run, cores=None)
     given = parser.parse_args()
     if given.cores:  # What is started from here on inherits it.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])

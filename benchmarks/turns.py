@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,18 @@ class Worker:
     def turn(self, count: int) -> Turn:
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.write(f"{count}\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        line = ""
+        with suppress(BrokenPipeError):  # It has ended before it was asked.
+            self.process.stdin.write(f"{count}\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"{self.script} ended with {self.process.wait()}: what it said stands above")
         return Turn(*json.loads(line))
 
     def close(self) -> None:
-        self.process.communicate()
+        with suppress(BrokenPipeError):
+            self.process.communicate()
 
 
 @dataclasses.dataclass(frozen=True)

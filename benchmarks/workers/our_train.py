@@ -1,5 +1,6 @@
 """Our side of ``python -m benchmarks train``: steps when told to, on the windows that it was given."""
 
+import dataclasses
 import json
 import sys
 import time
@@ -18,8 +19,8 @@ def main() -> None:
     params, model, _ = gpt2jax.load(work["model"])
     windows = np.load(work["windows"]).astype(np.int32)[None]
     config = Config(
-        # As a run on CPU has them: no loop over layers.
-        model=model,
+        # No loop over layers, as configs/shakespeare_char.yaml has it.
+        model=dataclasses.replace(model, scan_unroll=model.n_layer),
         optimizer=OptimizerConfig(learning_rate=1e-3, schedule="constant", warmup_steps=0),
         training=TrainingConfig(batch_size=windows.shape[1]),
     )
