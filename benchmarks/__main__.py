@@ -3,7 +3,8 @@
 Each prints the machine, versions and the work, then ours and the peers in turn (A B A B, warm-up apart), median and
 range of the ratio, and adds itself to ``benchmarks/results/VERB.json``. ``table`` makes ``measured.md`` and
 ``measured.png`` of those files and of nothing else. ``--peer`` is an interpreter that has what
-``benchmarks/peers/requirements.txt`` names; without it ours alone is measured.
+``benchmarks/peers/requirements.txt`` names; without it ours alone is measured. What was tried on the training step
+stands in ``benchmarks/log.md``; a GPU's measurements are ``benchmarks/gpu_suite.sh``.
 """
 
 import argparse
