@@ -1,5 +1,7 @@
-"""The command line: a module for each verb, all of them thin. jax is imported only by the verbs that compute."""
+"""The command line: a module for each verb, all of them thin, imported when the verb is asked for. jax is imported only
+by the verbs that compute."""
 
+import importlib
 import os
 import sys
 import warnings
@@ -7,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from gpt2jax import __version__
-from gpt2jax.cli import data, evaluate, features, generate, info, plan, prepare, report, serve, train, weights
 from gpt2jax.errors import GPT2JaxError, GPT2JaxWarning, nearest
 
 HELP = """usage: gpt2jax VERB [options]
@@ -36,26 +37,28 @@ examples:
 `gpt2jax VERB --help` tells more. Every verb takes --debug: show the traceback of an error.
 """
 
+# Each verb's module and the function in it.
+VERBS = {
+    "prepare": ("prepare", "run"),
+    "data": ("data", "run"),
+    "train": ("train", "run"),
+    "report": ("report", "run"),
+    "generate": ("generate", "run"),
+    "evaluate": ("evaluate", "run"),
+    "serve": ("serve", "run"),
+    "features": ("features", "run"),
+    "convert": ("weights", "convert"),
+    "download": ("weights", "download"),
+    "plan": ("plan", "run"),
+    "info": ("info", "run"),
+}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit status is 0, 2 for an error of the user's, 130 after Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
-    verbs: dict[str, Callable[[list[str]], int]] = {
-        "prepare": prepare.run,
-        "data": data.run,
-        "train": train.run,
-        "report": report.run,
-        "generate": generate.run,
-        "evaluate": evaluate.run,
-        "serve": serve.run,
-        "features": features.run,
-        "convert": weights.convert,
-        "download": weights.download,
-        "plan": plan.run,
-        "info": info.run,
-    }
     if not args or args[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0 if args else 2
@@ -63,12 +66,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"gpt2jax {__version__}")
         return 0
     try:
-        if args[0] not in verbs:
-            raise GPT2JaxError(f"verb: {args[0]!r}: unknown ({nearest(args[0], verbs)})")
+        if args[0] not in VERBS:
+            raise GPT2JaxError(f"verb: {args[0]!r}: unknown ({nearest(args[0], VERBS)})")
+        module, function = VERBS[args[0]]
+        verb: Callable[[list[str]], int] = getattr(importlib.import_module(f"gpt2jax.cli.{module}"), function)
         with warnings.catch_warnings():
             warnings.simplefilter("always", GPT2JaxWarning)
             warnings.showwarning = cast(Any, _show_warning)
-            return verbs[args[0]](args[1:])
+            return verb(args[1:])
     except GPT2JaxError as error:
         if debug:
             raise

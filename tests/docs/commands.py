@@ -17,6 +17,9 @@ from typing import Any
 from unittest.mock import patch
 
 from gpt2jax import cli
+from gpt2jax.cli import evaluate as cli_evaluate
+from gpt2jax.cli import generate as cli_generate
+from gpt2jax.cli import serve as cli_serve
 from gpt2jax.config import load
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.evaluate import tasks
@@ -177,6 +180,8 @@ def _check_pip(args: list[str]) -> str | None:
 
 def _check_python(args: list[str]) -> str | None:
     if args[:1] == ["-m"]:
+        if args[1] == "benchmarks":
+            return _check_options(ROOT / "benchmarks" / "__main__.py", args[2:])
         if args[1] == "pip":
             return _check_pip(args[2:])
         with contextlib.suppress(ModuleNotFoundError):  # Of the package that it should be in.
@@ -202,7 +207,7 @@ def _check_options(script: Path, args: list[str]) -> str | None:
     try:
         with (
             patch.object(argparse.ArgumentParser, "parse_args", parsed),
-            patch.object(sys, "path", [str(script.parent), *sys.path]),
+            patch.object(sys, "path", [str(script.parent), str(ROOT), *sys.path]),
             patch.dict(os.environ),
             contextlib.redirect_stderr(errors),
         ):
@@ -221,9 +226,9 @@ def settings_problem(text: str) -> str | None:
     errors = []
     for read in (
         lambda: load(path),
-        lambda: cli.generate._read_file(str(path)),
-        lambda: cli.evaluate._read_file(str(path)),
-        lambda: cli.serve.read_file(str(path)),
+        lambda: cli_generate._read_file(str(path)),
+        lambda: cli_evaluate._read_file(str(path)),
+        lambda: cli_serve.read_file(str(path)),
     ):
         try:
             read()

@@ -1,6 +1,7 @@
 """The jitted training step."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 from gpt2jax.config import Config, ModelConfig, OptimizerConfig, TrainingConfig
 from gpt2jax.partition import Partition
 from gpt2jax.train.objective import loss_sum
-from gpt2jax.train.step import init_state, make_eval_step, make_train_step
+from gpt2jax.train.step import CPU_OPTIONS, init_state, lower_step, make_eval_step, make_train_step
 from tests.helpers import TINY, distance, place_on, random_tokens, relative_distance
 
 SMALL = ModelConfig(n_vocab=100, n_ctx=16, n_embd=16, n_head=2, n_layer=2)
@@ -52,6 +53,17 @@ def test_the_step_compiles_once_and_consumes_its_state(compiled: list[str]) -> N
         state, _ = step(state, window)
     assert compiled == []
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def test_the_step_copies_no_state_on_a_cpu() -> None:
+    """The twin is the same step without the option: the compiler then copies moments before it updates them."""
+    _, lowered = lower_step(settings(), place_on(1, 1, 1))
+    copies = [
+        len(re.findall(r"= \S+ copy\(%state", lowered.compile(options).as_text()))
+        for options in (None, dict.fromkeys(CPU_OPTIONS, False))
+    ]
+    assert copies[0] == 0
+    assert copies[1] > 0
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

@@ -1,4 +1,4 @@
-"""Our side of generate.py: writes when told to, and says how long it took."""
+"""Our side of ``python -m benchmarks generate``: writes when told to, and says how long it took."""
 
 import json
 import sys
@@ -20,10 +20,12 @@ def main() -> None:
     params, config, _ = gpt2jax.load(work["model"])
     params = jax.jit(decoding_params, static_argnames="config")(params, config=config)
     sampling = SamplingConfig(do_sample=False, max_new_tokens=work["new"])
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        rows = Batch(params, [Request(tuple(prompt), sampling) for prompt in prompts], config).run()
-        print(json.dumps([time.perf_counter() - start, [row.tokens for row in rows]]), flush=True)
+    for line in sys.stdin:
+        start, used = time.perf_counter(), time.process_time()
+        for _ in range(int(line)):
+            rows = Batch(params, [Request(tuple(prompt), sampling) for prompt in prompts], config).run()
+        out = [list(row.tokens) for row in rows]
+        print(json.dumps([time.perf_counter() - start, time.process_time() - used, out]), flush=True)
 
 
 if __name__ == "__main__":

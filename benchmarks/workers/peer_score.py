@@ -1,4 +1,4 @@
-"""The peer's side of evaluate.py: transformers' own model over the same windows. Needs torch and transformers only."""
+"""The peer's side of ``python -m benchmarks score``: transformers' own model. Needs torch and transformers only."""
 
 import json
 import sys
@@ -32,10 +32,11 @@ def main() -> None:
         score(model, tokens[: max(work["batches"])], work["first"], work["keep"], batch)
         times[batch] = time.perf_counter() - start
     best = min(times, key=times.__getitem__)
-    for _ in sys.stdin:
+    for line in sys.stdin:
         start, used = time.perf_counter(), time.process_time()
-        total = score(model, tokens, work["first"], work["keep"], best)
-        print(json.dumps([time.perf_counter() - start, time.process_time() - used, total, best]), flush=True)
+        for _ in range(int(line)):
+            total = score(model, tokens, work["first"], work["keep"], best)
+        print(json.dumps([time.perf_counter() - start, time.process_time() - used, [total, best]]), flush=True)
 
 
 if __name__ == "__main__":
