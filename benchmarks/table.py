@@ -40,17 +40,38 @@ def milliseconds(one: dict[str, float]) -> str:
 
 
 def lines(records: list[dict[str, Any]]) -> list[list[str]]:
-    rows = [["work", "side", "median (range)", "its time over ours", "range", "of the processor", "load", "date"]]
+    rows = [
+        [
+            "work",
+            "side",
+            "median (range)",
+            "processor",
+            "its time over ours",
+            "range",
+            "of the processor",
+            "load",
+            "date",
+        ]
+    ]
     for record in records:
         for name, side in record["sides"].items():
             ratio = record.get("ratios", {}).get(name)
+            processor = f"{1e3 * side['cpu_seconds']['median']:,.1f} ms"
             cells = ["", "", ""]
             if ratio:
                 clock = ratio["clock"]
                 cells = [f"{clock['median']:.2f}", f"{clock['low']:.2f} to {clock['high']:.2f}"]
                 cells.append(f"{ratio['cpu']['median']:.2f}")
             rows.append(
-                [named(record), name, milliseconds(side["seconds"]), *cells, str(record["load"]), record["date"]]
+                [
+                    named(record),
+                    name,
+                    milliseconds(side["seconds"]),
+                    processor,
+                    *cells,
+                    str(record["load"]),
+                    record["date"],
+                ]
             )
     return rows
 

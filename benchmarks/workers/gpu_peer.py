@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import torch
-from peer_train import Plain
+from peer_train import Plain  # type: ignore[import-not-found]  # Beside it: scripts of an interpreter without us.
 from torch import nn
 
 WIDTHS = {"toy": (32, 2, 2), "gpt2": (768, 12, 12), "gpt2-medium": (1024, 16, 24)}  # Width, heads, layers.
