@@ -40,8 +40,8 @@ class ServingConfig:
     body_timeout: Positive = 20.0
     """Seconds in which a request's body must have come; past that it gets 408."""
     stall_timeout: Positive = 60.0
-    """Seconds in which a client must take something of its answer; past that its connection is closed, and its slots
-    are free."""
+    """Seconds in which a client whose answer fills what the system holds for it must make room for more, by taking some
+    130 to 260 KB; past that its connection is closed, and its slots are free."""
     api_keys: NotEmpty | None = None
     """A file with a key a line that clients must send (Authorization: Bearer KEY); keys may also stand in the
     environment, GPT2JAX_API_KEYS, separated by commas. Without any, whoever reaches the server may use it."""

@@ -37,8 +37,8 @@ def make_app(service: Service, *, keyed: bool = False) -> fastapi.FastAPI:
     async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
         starting = asyncio.create_task(asyncio.to_thread(service.start))
         yield
+        await asyncio.to_thread(service.scheduler.close)  # First: what is being compiled then ends early.
         await asyncio.gather(starting, return_exceptions=True)
-        await asyncio.to_thread(service.scheduler.close)
 
     app = fastapi.FastAPI(
         title="gpt2jax",

@@ -4,7 +4,7 @@ There are as few slots and as short caches as the texts that are being written n
 of one of sixteen. Both grow and shrink in a few sizes, whose programs are compiled at the start.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -139,11 +139,12 @@ class Batch:
         """The least sizes that have this many slots of caches this long."""
         return next(count for count in self.counts if count >= rows), self._fitting(length)
 
-    def warm(self) -> None:
-        """Run every program once in every size, on nothing."""
+    def warm(self) -> Iterator[None]:
+        """Run every program once in every size, on nothing; a step of the iterator for each few of them."""
         for at, length in enumerate(self.lengths):
             for size in self.pieces:
                 logits_1V = self.read([0], length - size, size)  # Past the first, in the cache of the one before.
+                yield
             for rows in self.counts:
                 self.resize([], rows, length)
                 self.step(wanted=False)
@@ -152,12 +153,14 @@ class Batch:
                     self._own = programs.empty_cache(self._config, 1, own, self._place)
                     self.put(0)
                 self.release(0)
+                yield
             self.own_length = length
             self.resize([], self.counts[0], length)
         for rows in self.counts[1:]:
             self.resize([], rows, self.lengths[-1])
             self.resize([], rows, self.lengths[0])
             self.resize([], rows, self.lengths[-1])
+            yield
         self.resize([], self.counts[0], self.lengths[0])
 
     def _new(self, rows: list[Row]) -> Slots:

@@ -1,14 +1,13 @@
 """What stands before every route: a body's size and time, keys, readers that stall, and a line of the log."""
 
 import asyncio
-import contextlib
 import hmac
 import json
-import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from gpt2jax.serve.log import say
 from gpt2jax.serve.metrics import Metrics
 
 Scope = MutableMapping[str, Any]
@@ -88,8 +87,7 @@ class Guard:
             path = scope["path"] if scope["path"] in self.known else "other"
             self.metrics.request(path, status)
             seconds = time.perf_counter() - start
-            with contextlib.suppress(OSError):  # Nobody reads the log any more.
-                print(f"{scope['method']} {path} {status} {seconds * 1e3:,.0f} ms", file=sys.stderr, flush=True)
+            say(f"{scope['method']} {path} {status} {seconds * 1e3:,.0f} ms")
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])

@@ -6,6 +6,7 @@ for every text that is being written. Texts are told what they gain as it comes,
 
 import collections
 import dataclasses
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -123,6 +124,7 @@ class Scheduler:
         )
         self._queue: collections.deque[Text] = collections.deque()
         self._unread: list[Text] = []  # The first of them is being read.
+        self._joins: Text | None = None  # Between being read and having a slot.
         self._slots: list[Text | None] = [None] * self._batch.rows
         self._roomy = 0  # Turns with more room than needed.
         self._calls: collections.deque[tuple[Callable[[], Any], Future[Any]]] = collections.deque()
@@ -135,15 +137,15 @@ class Scheduler:
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
     def start(self, warm: Iterable[Callable[[], Any]] = ()) -> None:
-        """Compile all programs and begin to take turns; until then texts wait.
+        """Compile all programs and begin to take turns; until then texts wait. Closed meanwhile, it ends early.
 
         Args:
             warm: compile the programs of what :meth:`call` will be asked for.
         """
         try:
-            for one in warm:
-                one()
-            self._batch.warm()
+            for _ in itertools.chain((one() for one in warm), self._batch.warm()):
+                if self._closing:
+                    return
         except Exception as error:
             self.failure = error
             raise
@@ -198,20 +200,21 @@ class Scheduler:
             self._changed.notify_all()
         return texts
 
-    def call(self, work: Callable[[], T]) -> "Future[T]":
-        """Have other work done on the device, one piece of it in a turn.
+    def call(self, works: list[Callable[[], T]]) -> "list[Future[T]]":
+        """Have other work done on the device, one piece of it in a turn; or none of it if there is no room for all.
 
         Raises:
             QueueFullError, ClosedError: as :meth:`submit`.
         """
-        done: Future[T] = Future()
+        calls = [(work, Future[T]()) for work in works]
         with self._changed:
             self._check_open()
-            if len(self._calls) > self._room:
-                raise QueueFullError(f"queue: {len(self._calls)} requests wait already: {self._room} may")
-            self._calls.append((work, done))
+            waiting = sum(not done.cancelled() for _, done in self._calls)
+            if waiting + len(calls) > self._room + 1:
+                raise QueueFullError(f"queue: {waiting} inputs wait, and {len(calls)} more would: {self._room} may")
+            self._calls.extend(calls)
             self._changed.notify_all()
-        return done
+        return [done for _, done in calls]
 
     def _check_open(self) -> None:
         if self.failure:
@@ -257,7 +260,7 @@ class Scheduler:
     @property
     def busy(self) -> int:
         """Texts that are being read or written."""
-        return len(self._unread) + sum(text is not None for text in self._slots)
+        return len(self._unread) + sum(text is not None for text in (self._joins, *self._slots))
 
     def _run(self) -> None:
         try:
@@ -266,7 +269,8 @@ class Scheduler:
         except Exception as error:  # Whatever it is: nobody must wait for what will not come.
             self.failure = error
             with self._changed:
-                left = [*self._queue, *self._unread, *(text for text in self._slots if text)]
+                held = (text for text in (self._joins, *self._slots) if text)
+                left = dict.fromkeys([*self._queue, *self._unread, *held])
                 calls = [done for _, done in self._calls]
                 self._queue.clear()
                 self._unread.clear()
@@ -318,10 +322,9 @@ class Scheduler:
                     self._batch.release(slot)
                     self._slots[slot] = None
             self._unread = [text for text in self._unread if not text.cancelled]
-            while self._queue and (self._queue[0].cancelled or self.busy < self._most):
-                text = self._queue.popleft()
-                if not text.cancelled:
-                    self._unread.append(text)
+            self._queue = collections.deque(text for text in self._queue if not text.cancelled)
+            while self._queue and self.busy < self._most:
+                self._unread.append(self._queue.popleft())
             self.metrics.waiting(len(self._queue))
 
     def _fit(self, joins: Text | None = None) -> None:
@@ -359,13 +362,14 @@ class Scheduler:
             logits_1V = self._batch.read(piece, at, size)
             text.read = at + len(piece)
             if text.read == len(text.prompt):
-                del self._unread[0]
+                self._joins = self._unread.pop(0)
                 drawn = _on_host(self._batch.first(text.row, logits_1V, wanted=text.alternatives > 0))
                 if self._take(text, drawn, 0):
                     self._fit(text)
                     slot = self._slots.index(None)
                     self._batch.put(slot)
                     self._slots[slot] = text
+                self._joins = None
 
     def _write(self) -> None:
         """Draw a token of each text that has a slot."""

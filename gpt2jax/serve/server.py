@@ -5,7 +5,6 @@ import math
 import os
 import signal
 import socket
-import sys
 from pathlib import Path
 
 import uvicorn
@@ -15,6 +14,7 @@ from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.text import TextModel
 from gpt2jax.serve.app import make_app
 from gpt2jax.serve.guard import Guard
+from gpt2jax.serve.log import say
 from gpt2jax.serve.service import Service
 
 KEYS = "GPT2JAX_API_KEYS"
@@ -48,8 +48,8 @@ def serve(name: str, writer: TextModel, serving: ServingConfig) -> int:
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     if not keys and serving.host not in LOOPBACK:
-        print(f"gpt2jax: warning: {serving.host}: whoever reaches it may use it; --api-keys FILE", file=sys.stderr)
-    print(f"serving {name} at {address}; compiling", file=sys.stderr, flush=True)
+        say(f"gpt2jax: warning: {serving.host}: whoever reaches it may use it; --api-keys FILE")
+    say(f"serving {name} at {address}; compiling")
     config = uvicorn.Config(
         guarded,
         log_config=None,
@@ -67,8 +67,10 @@ async def _run(server: uvicorn.Server, listener: socket.socket, service: Service
     loop = asyncio.get_running_loop()
 
     def end(name: str) -> None:
-        server.should_exit = True  # First: whoever read the log may be gone.
-        print(f"{name}: no new requests; {service.scheduler.busy} texts are being written", file=sys.stderr, flush=True)
+        if server.should_exit:
+            server.force_exit = True
+        server.should_exit = True
+        say(f"{name}: no new requests; {service.scheduler.busy} texts are being written")
 
     for one in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(one, end, one.name)
@@ -87,17 +89,15 @@ async def _watch(server: uvicorn.Server, service: Service, address: str) -> None
         _announce(address)
     while not service.scheduler.failure:
         await asyncio.sleep(0.5)
-    print(f"gpt2jax: the server has failed: {service.scheduler.failure!r}", file=sys.stderr, flush=True)
     server.should_exit = True
+    say(f"gpt2jax: the server has failed: {service.scheduler.failure!r}")
 
 
 def _announce(address: str) -> None:
-    print(
+    say(
         f"ready. Try it in a browser, {address}/, or\n"
         f"curl {address}/score -H 'content-type: application/json' "
-        """-d '{"input_data": ["Once upon a time, far far away,"], "params": {"max_new_tokens": 50}}'""",
-        file=sys.stderr,
-        flush=True,
+        """-d '{"input_data": ["Once upon a time, far far away,"], "params": {"max_new_tokens": 50}}'"""
     )
 
 

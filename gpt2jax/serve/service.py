@@ -19,7 +19,7 @@ from gpt2jax.generate.shapes import bucket
 from gpt2jax.generate.text import Sample, TextModel
 from gpt2jax.serve.embed import embed
 from gpt2jax.serve.metrics import Metrics
-from gpt2jax.serve.scheduler import Listener, Piece, Scheduler
+from gpt2jax.serve.scheduler import ClosedError, Listener, Piece, Scheduler
 from gpt2jax.tokenizer import encode_prompt
 
 T = TypeVar("T")
@@ -102,12 +102,17 @@ class Service:
         Raises:
             TooManyError: more texts, or more tokens, than a request may ask for.
         """
-        if len(prompts) * draws > self.serving.max_texts:
-            raise TooManyError(f"texts: {len(prompts) * draws:,}: at most {self.serving.max_texts:,} in a request")
+        self._check_count("texts", len(prompts) * draws, self.serving.queue + self.serving.slots)
         if sampling.max_new_tokens > self.serving.max_tokens:
             most = self.serving.max_tokens
             raise TooManyError(f"max_new_tokens: {sampling.max_new_tokens:,}: at most {most:,} are written")
         return [Request(tuple(prompt), sampling, index) for prompt in prompts for index in range(draws)]
+
+    def _check_count(self, what: str, count: int, room: int) -> None:
+        """Refuse more than a request may have, or than there ever is room for."""
+        most = min(self.serving.max_texts, room)
+        if count > most:
+            raise TooManyError(f"{what}: {count:,}: at most {most:,} in a request")
 
     def start(self) -> None:
         """Compile everything; from then on the scheduler takes turns."""
@@ -136,9 +141,13 @@ class Service:
         return await self._calls(self._mean if pool == "mean" else self._last, texts)
 
     async def _calls(self, work: Callable[[list[int]], T], texts: list[list[int]]) -> list[T]:
-        futures = [asyncio.wrap_future(self.scheduler.call(functools.partial(work, text))) for text in texts]
+        self._check_count("input", len(texts), self.serving.queue + 1)
+        calls = self.scheduler.call([functools.partial(work, text) for text in texts])
+        futures = [asyncio.wrap_future(call) for call in calls]
         try:
             return [await future for future in futures]
+        except Exception as error:
+            raise _told(error) from error
         finally:
             for future in futures:
                 future.cancel()
@@ -147,7 +156,8 @@ class Service:
         """What the texts gain, as it comes. Closing the iterator frees their slots.
 
         Raises:
-            QueueFullError, ClosedError, GPT2JaxError: as of :meth:`gpt2jax.serve.scheduler.Scheduler.submit_all`.
+            QueueFullError, ClosedError, GPT2JaxError: as of :meth:`gpt2jax.serve.scheduler.Scheduler.submit_all`;
+                ClosedError, too, where the server fails meanwhile.
         """
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Piece | Exception]]()
 
@@ -164,7 +174,7 @@ class Service:
             while growing:
                 number, piece = await queue.get()
                 if isinstance(piece, Exception):
-                    raise piece
+                    raise _told(piece) from piece
                 if piece.finish:
                     growing.discard(number)
                 yield Numbered(number, piece)
@@ -179,6 +189,11 @@ class Service:
             async for number, piece in coming:
                 pieces[number].append(piece)
         return [_sample(some) for some in pieces]
+
+
+def _told(error: Exception) -> GPT2JaxError:
+    """Of what went wrong while others waited for it."""
+    return error if isinstance(error, GPT2JaxError) else ClosedError(f"the server has failed: {error}")
 
 
 def _sample(pieces: list[Piece]) -> Sample:

@@ -1,5 +1,6 @@
 """A tiny model to serve, and what it should answer."""
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,9 +25,12 @@ def tiny_params(config: ModelConfig = CONFIG) -> Params:
     return jax.tree.map(lambda leaf: leaf * 6 if leaf.ndim > 1 else leaf, params)
 
 
-def tiny_writer(place: Partition | None = None) -> TextModel:
-    params = jax.device_put(tiny_params(), place.params()) if place else tiny_params()
-    return TextModel.from_params(params, CONFIG, tokenizer.byte_level(), place)
+def tiny_writer(place: Partition | None = None, n_ctx: int = CONFIG.n_ctx) -> TextModel:
+    config = dataclasses.replace(CONFIG, n_ctx=n_ctx)
+    params = tiny_params(config)
+    if place:
+        params = jax.device_put(params, place.params())
+    return TextModel.from_params(params, config, tokenizer.byte_level(), place)
 
 
 class Heard:

@@ -1,6 +1,7 @@
 """Slots against the offline engine: whatever shares them, a text is what it is alone."""
 
 import dataclasses
+import functools
 import random
 import threading
 import time
@@ -24,7 +25,7 @@ def writer() -> TextModel:
     return tiny_writer()
 
 
-def mixed(count: int) -> list[tuple[str, SamplingConfig]]:
+def mixed(count: int, longest: int = 126) -> list[tuple[str, SamplingConfig]]:
     """Prompts and settings of every kind."""
     draw = random.Random(0)
     kinds: list[dict[str, Any]] = [
@@ -51,22 +52,31 @@ def mixed(count: int) -> list[tuple[str, SamplingConfig]]:
         ]
         if "forced_tokens" in kind or "min_new_tokens" in kind:
             kind["max_new_tokens"] = 12
-        found.append((prompt[:120] if "forced_tokens" in kind else prompt, SamplingConfig(**kind)))
+        most = longest - 6 if "forced_tokens" in kind else longest
+        found.append((prompt[:most], SamplingConfig(**kind)))
     return found
 
 
-@pytest.mark.parametrize("slots", [1, 4])
-def test_texts_are_those_of_the_offline_engine_whatever_shares_the_slots(writer: TextModel, slots: int) -> None:
-    asked = mixed(36 if slots == 4 else 12)
-    with scheduler_of(writer, slots=slots) as scheduler:
+@pytest.mark.parametrize(("slots", "chunk", "n_ctx"), [(1, 16, 128), (4, 16, 128), (3, 48, 100)])
+def test_texts_are_those_of_the_offline_engine_whatever_shares_the_slots(
+    slots: int, chunk: int, n_ctx: int, compiled: list[str]
+) -> None:
+    """With 48, the last piece of a long prompt is read together with some that was read before."""
+    writer = tiny_writer(n_ctx=n_ctx)
+    asked = mixed(36 if slots == 4 else 12, longest=n_ctx - 2)
+    wanted_texts = [offline(writer, prompt, sampling, number % 3) for number, (prompt, sampling) in enumerate(asked)]
+    with scheduler_of(writer, slots=slots, chunk=chunk) as scheduler:
         heard = [Heard() for _ in asked]
+        compiled.clear()
         for number, (prompt, sampling) in enumerate(asked):
             scheduler.submit(request(writer, prompt, sampling), heard[number], alternatives=number % 3)
             if number % 5 == 4:
                 time.sleep(0.02)  # Some come while others are being written.
+        for one in heard:
+            one.wait()
+        assert compiled == []
         for number, (prompt, sampling) in enumerate(asked):
-            wanted = offline(writer, prompt, sampling, number % 3)
-            found = heard[number].wait()
+            wanted, found = wanted_texts[number], heard[number]
             assert found.text == wanted.text, number
             assert found.pieces[-1].finish == wanted.finish
             assert [token.token for token in found.tokens] == wanted.tokens
@@ -208,6 +218,43 @@ def test_who_leaves_frees_the_slot(writer: TextModel) -> None:
         assert not never.pieces
 
 
+def test_who_leaves_while_waiting_or_being_read_is_forgotten(writer: TextModel) -> None:
+    with scheduler_of(writer, slots=1) as scheduler:
+        first, last = Heard(), Heard()
+        started = threading.Event()
+
+        def begin(piece: object) -> None:
+            started.set()
+            first(piece)  # type: ignore[arg-type]
+
+        long = SamplingConfig(max_new_tokens=100, ignore_end_of_text=True)
+        scheduler.submit(request(writer, "a", long), begin)
+        assert started.wait(60)
+        scheduler.submit(request(writer, "b" * 120, SamplingConfig(max_new_tokens=3, ignore_end_of_text=True)), last)
+        for _ in range(200):  # Behind one who waits: the queue must not grow with those who have left.
+            scheduler.cancel(scheduler.submit(request(writer, "c", long), Heard()))
+            assert len(scheduler._queue) < 100
+        first.wait()
+        read = scheduler.submit(request(writer, "d" * 120, long), Heard())
+        scheduler.cancel(read)
+        wanted = offline(writer, "b" * 120, SamplingConfig(max_new_tokens=3, ignore_end_of_text=True))
+        assert last.wait().text == wanted.text
+
+
+def test_closed_while_it_compiles_it_ends_early(writer: TextModel) -> None:
+    scheduler = Scheduler(writer, slots=1, queue=1, chunk=16)
+    warmed = list[int]()
+
+    def warm(number: int) -> None:
+        warmed.append(number)
+        if number == 2:
+            scheduler.close()
+
+    scheduler.start(functools.partial(warm, number) for number in range(5))
+    assert warmed == [0, 1, 2]
+    assert not scheduler.ready
+
+
 def test_a_full_queue_and_an_end(writer: TextModel) -> None:
     scheduler = Scheduler(writer, slots=1, queue=1, chunk=16)
     heard = [Heard(), Heard()]
@@ -226,12 +273,14 @@ def test_a_full_queue_and_an_end(writer: TextModel) -> None:
         scheduler.submit(request(writer, "a", sampling), Heard())
 
 
-def test_a_failure_is_told_to_all_who_wait(writer: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["read", "first", "put", "step"])
+def test_a_failure_is_told_to_all_who_wait(writer: TextModel, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     scheduler = Scheduler(writer, slots=1, queue=5, chunk=16)
     heard = [Heard(), Heard()]
     for one in heard:
         scheduler.submit(request(writer, "a", SamplingConfig()), one)
-    monkeypatch.setattr(scheduler, "_read", lambda: 1 / 0)
+    monkeypatch.setattr(scheduler._batch, "warm", lambda: iter(()))
+    monkeypatch.setattr(scheduler._batch, where, lambda *_, **__: 1 / 0)
     scheduler.start()
     for one in heard:
         with pytest.raises(ZeroDivisionError):
