@@ -16,6 +16,7 @@ from gpt2jax.data.corpora import read_documents
 from gpt2jax.data.encode import Job, Settings
 from gpt2jax.data.meta import Rows
 from gpt2jax.data.order import Order
+from gpt2jax.data.readers import read_unit
 from gpt2jax.data.shards import TOKENS, check_sizes
 from gpt2jax.data.sources import STDIN, Source, find_sources
 from gpt2jax.data.units import Unit, plan
@@ -137,7 +138,8 @@ def refuse_if_full(out: Path, work: Jobs, missing: Sequence[int], say: Callable[
     """
     width = TOKENS[16 if work.settings.token == "<u2" else 32].itemsize
     taken = tokens = 0
-    for document in read_documents([work.jobs[0].unit.source], reading=work.settings.reading):
+    # Of all units, in order: the first ones may be empty.
+    for document in (document for job in work.jobs for document in read_unit(job.unit, work.settings.reading)):
         text = document.text[:_SAMPLE]
         taken, tokens = taken + len(text.encode()), tokens + tokenizers.encode_corpus(work.encoding, text).size + 1
         if taken >= _SAMPLE:

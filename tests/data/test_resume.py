@@ -310,3 +310,17 @@ def test_the_disk_that_it_needs_is_said_and_refused_first(tmp_path: Path, monkey
     with pytest.raises(GPT2JaxError, match=r"full: needs [\d,]+ bytes of disk: 1,000 are free"):
         quiet(sources, tmp_path / "full")
     assert not (tmp_path / "full").exists()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_an_empty_first_file_is_no_hindrance(tmp_path: Path, name: str) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "b.txt").write_text("held in a file after it")
+    wanted = quiet([str(source)], tmp_path / "wanted", split="tail")
+    (source / name).write_text("")
+    meta = quiet([str(source)], tmp_path / "out", split="tail")
+    assert (meta.train, meta.validation) == (wanted.train, wanted.validation)
+    (source / "b.txt").write_text("")
+    with pytest.raises(GPT2JaxError, match="hold no text"):  # Twin: nothing at all is refused.
+        quiet([str(source)], tmp_path / "none", split="tail")
