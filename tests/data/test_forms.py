@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import itertools
 import json
 import random
 import re
@@ -250,6 +251,20 @@ def test_documents_do_not_depend_on_the_units(
     assert in_parts(folder / "b.txt", unit_bytes=unit_bytes, separator=separator) == wanted
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.text(st.sampled_from("ab \n"), min_size=1, max_size=200), st.integers(1, 60), st.sampled_from(["", "a"]))
+def test_no_unit_of_a_text_is_empty(
+    tmp_path_factory: pytest.TempPathFactory, text: str, unit_bytes: int, separator: str
+) -> None:
+    path = tmp_path_factory.mktemp("units") / "a.txt"
+    path.write_text(text, newline="")
+    units = plan(find_sources([str(path)]), Reading(separator=separator), unit_bytes)
+    assert all(unit.size > 0 for unit in units)
+    assert sum(unit.size for unit in units) == len(text)
+    assert (units[0].begins, units[-1].ends) == (True, True)
+    assert all(separator or not (one.ends or two.begins) for one, two in itertools.pairwise(units))
+
+
 def test_lines_keep_their_numbers_in_parts(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(json_lines(["x" * 50] * 20) + b"[]\n")
     with pytest.raises(GPT2JaxError, match=r"a\.jsonl: line 21: list: should be an object"):
@@ -277,7 +292,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         asked.append((name, config, split, revision))
         if name != "us/ours":
             raise FileNotFoundError(f"no {name}\nmore of it")
-        return Rows([[{"text": "one", "url": "u"}, {"text": ""}], [{"text": "two"}]])
+        last = "" if config == "gap" else "two"
+        return Rows([[{"text": "one", "url": "u"}, {"text": ""}], [{"text": last}]])
 
     def dataset_info(self: Any, name: str) -> Any:
         return types.SimpleNamespace(sha="abc123")
@@ -304,6 +320,8 @@ def test_data_sets_of_the_hub(tmp_path: Path, hub: list[tuple[Any, ...]]) -> Non
         reading=Reading(join_rows=True),
     )  # fmt: skip
     assert (joined.train.documents, joined.train.tokens) == (1, 7)
+    with pytest.raises(GPT2JaxError, match="file 1: holds no text: should hold some, to have its rows joined"):
+        prepare(["hf:us/ours:gap"], tmp_path / "gap", tokenizer="bytes", reading=Reading(join_rows=True))
     with pytest.raises(GPT2JaxError, match=r"us/none@abc123#train: cannot be opened \(FileNotFoundError: no us/none\)"):
         prepare(["hf:us/none"], tmp_path / "none")
     with pytest.raises(GPT2JaxError, match="hf:a b: should be hf:OWNER/NAME"):

@@ -19,6 +19,7 @@ from gpt2jax.data.clean import Cleaning
 from gpt2jax.data.meta import Meta, read_meta
 from gpt2jax.data.prepare import Order, prepare, prepare_share
 from gpt2jax.data.shards import Format
+from gpt2jax.data.verify import verify
 from gpt2jax.errors import GPT2JaxError
 
 UNIT = 2000
@@ -324,3 +325,18 @@ def test_an_empty_first_file_is_no_hindrance(tmp_path: Path, name: str) -> None:
     (source / "b.txt").write_text("")
     with pytest.raises(GPT2JaxError, match="hold no text"):  # Twin: nothing at all is refused.
         quiet([str(source)], tmp_path / "none", split="tail")
+
+
+@pytest.mark.parametrize("format", ["nanogpt", "llmc"])
+@pytest.mark.parametrize("split", ["documents", "tail"])
+def test_a_text_whose_end_cannot_be_cut_ends_all_the_same(tmp_path: Path, format: Format, split: str) -> None:
+    """The last unit by size would be empty: the end of the text is in the one before it."""
+    (tmp_path / "a.txt").write_text("words " * 40 + "x" * 600)
+    (tmp_path / "b.txt").write_text("another text")
+    sources = [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
+    more: dict[str, Any] = {"format": format, "split": split, "validation_fraction": 0 if split == "documents" else 0.1}
+    wanted = quiet(sources, tmp_path / "whole" / "out", unit_bytes=2**20, **more)
+    assert wanted.train.documents + (wanted.validation.documents if wanted.validation else 0) == 2 + (split == "tail")
+    assert quiet(sources, tmp_path / "cut" / "out", unit_bytes=200, **more) == wanted
+    assert contents(tmp_path / "cut" / "out") == contents(tmp_path / "whole" / "out")
+    assert verify(tmp_path / "cut" / "out", progress=False)
