@@ -115,7 +115,7 @@ def prepare(
     with standard_input(sources, out) as names:
         found, apart = find(order, names)
         hashes = digests([*found, *apart], workers)
-        fingerprint = order.fingerprint([*found, *apart], hashes)
+        fingerprint = order.fingerprint([*found, *apart], hashes, len(apart))
         ready = existing(out, fingerprint)
         if ready is not None:
             say(f"{out}: was made from these sources by these settings: nothing to do")
@@ -191,7 +191,7 @@ def prepare_share(
     out = Path(out)
     found, apart = find(order, order.sources)
     hashes = digests([*found, *apart], workers)
-    if existing(out, order.fingerprint([*found, *apart], hashes)) is not None:
+    if existing(out, order.fingerprint([*found, *apart], hashes, len(apart))) is not None:
         say(f"{out}: was made from these sources by these settings: nothing to do")
         return
     work = jobs_of(order, found, apart, hashes, unit_bytes, workers)

@@ -292,6 +292,22 @@ def test_sources_that_are_held_out_whole(tmp_path: Path) -> None:
         quiet([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], tmp_path / "out", validation_fraction=0)
 
 
+def test_other_files_held_out_are_another_order(tmp_path: Path) -> None:
+    for name, files in {"one": "a", "two": "bc", "more": "ab", "last": "c"}.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / f"{file}.txt").write_text(file)
+    first, second, said = str(tmp_path / "one"), str(tmp_path / "two"), list[str]()
+    quiet([first], tmp_path / "out", validation_sources=[second])
+    quiet([first], tmp_path / "out", validation_sources=[second], say=said.append)
+    assert said[-1].endswith("nothing to do")  # Twin.
+    with pytest.raises(GPT2JaxError, match="not made from these"):
+        quiet([str(tmp_path / "more")], tmp_path / "out", validation_sources=[str(tmp_path / "last")])
+    order = Order((str(tmp_path / "more"),), tokenizer="bytes", validation_sources=(str(tmp_path / "last"),))
+    with pytest.raises(GPT2JaxError, match="not made from these"):
+        prepare_share((0, 1), order, tmp_path / "out", progress=False)
+
+
 def test_done_again_it_says_so_and_does_nothing(tmp_path: Path) -> None:
     sources, said = corpus(tmp_path), list[str]()
     quiet(sources, tmp_path / "out")
