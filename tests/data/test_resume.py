@@ -57,6 +57,7 @@ def hashes(folder: Path) -> dict[str, str]:
         {"split": "documents"},
         {"split": "tail", "validation_fraction": 0.3},
         {"split": "first", "validation_tokens": 777},
+        {"split": "first", "validation_tokens": 55_000},  # In the text, which has several units.
         {"format": "llmc", "shard_tokens": 999},
         {"format": "llmc", "split": "tail", "validation_fraction": 0.1},
         {"tokenizer": "characters"},
@@ -355,4 +356,17 @@ def test_a_text_whose_end_cannot_be_cut_ends_all_the_same(tmp_path: Path, format
     assert wanted.train.documents + (wanted.validation.documents if wanted.validation else 0) == 2 + (split == "tail")
     assert quiet(sources, tmp_path / "cut" / "out", unit_bytes=200, **more) == wanted
     assert contents(tmp_path / "cut" / "out") == contents(tmp_path / "whole" / "out")
+    assert verify(tmp_path / "cut" / "out", progress=False)
+
+
+@pytest.mark.parametrize("wanted", [100, 254, 255, 700, 999])
+def test_the_first_tokens_end_in_any_unit_of_a_text(tmp_path: Path, wanted: int) -> None:
+    (tmp_path / "a.txt").write_text("word " * 200)
+    more: dict[str, Any] = {"split": "first", "validation_tokens": wanted}
+    whole = quiet([str(tmp_path / "a.txt")], tmp_path / "whole" / "out", **more)
+    assert quiet([str(tmp_path / "a.txt")], tmp_path / "cut" / "out", unit_bytes=250, **more) == whole
+    assert contents(tmp_path / "cut" / "out") == contents(tmp_path / "whole" / "out")
+    assert (whole.train.documents, whole.validation and whole.validation.documents) == (1, 1)
+    assert whole.validation is not None
+    assert (whole.validation.tokens, whole.train.tokens) == (wanted, 1001 - wanted)
     assert verify(tmp_path / "cut" / "out", progress=False)
