@@ -49,6 +49,9 @@ class Order:
         given = bool(self.validation_sources)
         splits.check(self.split, self.validation_fraction, self.seed, self.validation_tokens, given)
         self.cleaning.check()
+        if self.reading.join_rows and (self.cleaning.min_characters or self.cleaning.without_wikipedia):
+            name = "min characters" if self.cleaning.min_characters else "without wikipedia"
+            raise GPT2JaxError(f"{name}: leaves out documents: should not be given with joined rows, which are one")
 
     @property
     def holds_out(self) -> bool:
