@@ -81,11 +81,15 @@ def _can_be_cut(source: Source, reading: Reading) -> bool:
     if source.path is None or source.compression or reading.encoding != "utf-8":
         return False
     if source.form == "text" and reading.separator:
-        # One whose end is its beginning could be found at two places that overlap; of one that stays, the last
-        # document of the file is another than that of a part.
+        # One whose end is its beginning could be found at two places that overlap. Where it is one character again and
+        # again, as an empty line is, it is certain after another character.
         mark = reading.separator
-        return not reading.keep_separator and not any(mark.startswith(mark[at:]) for at in range(1, len(mark)))
+        return _repeats(mark) or not any(mark.startswith(mark[at:]) for at in range(1, len(mark)))
     return source.form in ("text", "jsonl")
+
+
+def _repeats(mark: str) -> bool:
+    return len(mark) > 1 and mark.isascii() and len(set(mark)) == 1
 
 
 def _edges(source: Source, reading: Reading, count: int) -> list[int]:
@@ -113,8 +117,11 @@ def _boundary(file: BinaryIO, place: int, source: Source, reading: Reading) -> i
     mark = b"\n" if source.form == "jsonl" else reading.separator.encode()
     if mark:
         # After a mark: one that ends at ``place`` will do.
-        at = _search(file, max(place - len(mark), 0), re.compile(re.escape(mark)), len(mark))
-        return source.size if at is None else at + len(mark)
+        pattern, width = re.escape(mark), len(mark)
+        if source.form == "text" and _repeats(reading.separator):
+            pattern, width = b"[^" + re.escape(mark[:1]) + b"]" + pattern, width + 1
+        at = _search(file, max(place - width, 0), re.compile(pattern), width)
+        return source.size if at is None else at + width
     at = place - 1
     while True:
         found = _search(file, at, _SAFE_BYTES, 2)

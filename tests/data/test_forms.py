@@ -237,18 +237,32 @@ def test_cut_elsewhere_the_tokens_are_others(tmp_path: Path, monkeypatch: pytest
 @given(
     st.lists(st.text(st.sampled_from("ab \n<|é"), max_size=60).filter(bool), min_size=1),
     st.integers(1, 80),
-    st.sampled_from(["<|>", "\n\n", "|"]),
+    st.sampled_from(["<|>", "\n\n", "|", "\n\n\n", "aa", "<|<"]),
+    st.booleans(),
 )
 def test_documents_do_not_depend_on_the_units(
-    tmp_path_factory: pytest.TempPathFactory, texts: list[str], unit_bytes: int, separator: str
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], unit_bytes: int, separator: str, keep: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("units")
     (folder / "a.jsonl").write_bytes(json_lines(texts))
     assert in_parts(folder / "a.jsonl", unit_bytes=unit_bytes) == texts
     whole = separator.join(texts)
     (folder / "b.txt").write_text(whole, newline="", encoding="utf-8")
-    wanted = [text for text in whole.split(separator) if text]
-    assert in_parts(folder / "b.txt", unit_bytes=unit_bytes, separator=separator) == wanted
+    *before, last = whole.split(separator)
+    wanted = [text for text in [*(text + separator if keep else text for text in before), last] if text]
+    found = in_parts(folder / "b.txt", unit_bytes=unit_bytes, separator=separator, keep_separator=keep)
+    assert found == wanted
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize(
+    ("separator", "count"), [("\n\n", 9), ("\n", 9), ("<|endoftext|>", 9), ("\r\n\r\n", 1), ("\n--\n", 1)]
+)
+def test_texts_with_separators_are_cut(tmp_path: Path, separator: str, count: int, keep: bool) -> None:
+    (tmp_path / "a.txt").write_text(("x" * 50 + separator) * 30, newline="")
+    how = Reading(separator=separator, keep_separator=keep)
+    units = plan(find_sources([str(tmp_path / "a.txt")]), how, (50 + len(separator)) * 30 // 9 + 1)
+    assert len(units) == count
 
 
 @settings(max_examples=40, deadline=None)
