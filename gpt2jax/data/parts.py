@@ -40,7 +40,9 @@ class Record:
     tokens: int
     rows: int
     sha256: str
-    """Of the tokens, then the table."""
+    """Of the tokens, then the table, then the signatures."""
+    signatures: int
+    """Bytes of what near duplicates are found by; 0 where they were not asked for."""
     prompts: bool
     """Whether its documents have prompts."""
     dropped: dict[str, int]
@@ -62,10 +64,11 @@ class Parts:
         """The record of a unit, None where it is not done; files of other sizes than it says are not."""
         try:
             record = Record(**json.loads(self.path(key, "json").read_bytes()))
-            sizes = [self.path(key, ending).stat().st_size for ending in ("tokens", "rows")]
+            sizes = [self.path(key, ending).stat().st_size for ending in _endings(record.signatures)]
         except (OSError, ValueError, TypeError):
             return None
-        return record if sizes == [record.tokens * self.token.itemsize, record.rows * ROW.itemsize] else None
+        wanted = [record.tokens * self.token.itemsize, record.rows * ROW.itemsize, record.signatures]
+        return record if sizes == wanted[: len(sizes)] else None
 
     def write(self, record: Record) -> None:
         """Say that a unit's files are whole: they are there before it. A machine that loses its power may yet lose
@@ -92,21 +95,25 @@ class Parts:
         Raises:
             GPT2JaxError: the hashes of some are others; their records are removed, so that these units are done again.
         """
-        damaged = [record for record in records if self.hash(record.key) != record.sha256]
+        damaged = [record for record in records if self.hash(record.key, record.signatures) != record.sha256]
         for record in damaged:
             self.path(record.key, "json").unlink()
         if damaged:
             path = self.path(damaged[0].key, "tokens")
             raise GPT2JaxError(f"{path}: damaged on disk, of {len(damaged):,} parts: start again to make them anew")
 
-    def hash(self, key: str) -> str:
-        """sha256 (hex) of the tokens of a unit, then its table."""
+    def hash(self, key: str, signatures: int) -> str:
+        """sha256 (hex) of the tokens of a unit, then its table, then its signatures where they have bytes."""
         found = hashlib.sha256()
-        for ending in ("tokens", "rows"):
+        for ending in _endings(signatures):
             with self.path(key, ending).open("rb") as file:
                 while block := file.read(2**20):
                     found.update(block)
         return found.hexdigest()
+
+
+def _endings(signatures: int) -> list[str]:
+    return ["tokens", "rows", "signatures"] if signatures else ["tokens", "rows"]
 
 
 @contextlib.contextmanager

@@ -207,6 +207,23 @@ def test_a_part_that_is_damaged_on_disk_is_made_again(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == contents(tmp_path / "wanted" / "out")
 
 
+def test_signatures_that_are_damaged_on_disk_are_made_again(tmp_path: Path) -> None:
+    sources, cleaning = corpus(tmp_path), Cleaning(near_duplicates=0.8)
+    quiet(sources, tmp_path / "wanted" / "out", cleaning=cleaning)
+    order = Order(tuple(sources), tokenizer="bytes", split="hash", cleaning=cleaning)
+    prepare_share((0, 1), order, tmp_path / "out", unit_bytes=UNIT, progress=False)
+    one, two, three, *_ = sorted((tmp_path / ".out.parts").glob("*.signatures"))
+    one.write_bytes(one.read_bytes()[:-1])
+    two.unlink()
+    raw = bytearray(three.read_bytes())
+    raw[-1] ^= 1
+    three.write_bytes(raw)
+    with pytest.raises(GPT2JaxError, match="damaged on disk, of 1 parts: start again"):
+        quiet(sources, tmp_path / "out", cleaning=cleaning)
+    quiet(sources, tmp_path / "out", cleaning=cleaning)
+    assert contents(tmp_path / "out") == contents(tmp_path / "wanted" / "out")
+
+
 @pytest.mark.parametrize("format", ["nanogpt", "llmc"])
 def test_shares_of_several_machines_are_the_work_of_one(tmp_path: Path, format: Format) -> None:
     sources = corpus(tmp_path)
