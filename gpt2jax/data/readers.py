@@ -19,6 +19,8 @@ from gpt2jax.errors import GPT2JaxError
 # Characters of a text that are handed on at once, about.
 PIECE = 2**20
 _BLOCK = 2**18
+# What some programs put before all else in a UTF-8 file: it is no text.
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 def read_unit(unit: Unit, reading: Reading) -> Iterator[Document]:
@@ -81,7 +83,8 @@ def _json_lines(unit: Unit, reading: Reading) -> Iterator[Document]:
         file.seek(place)
         while place < stop and (line := file.readline()):
             text = _decode(line, unit.source.name, place)
-            if not text.isspace():
+            text = text if place else text.removeprefix(_BYTE_ORDER_MARK)
+            if text and not text.isspace():
                 try:
                     yield _json_line(text, len(line), "", reading)
                 except GPT2JaxError as error:  # Only now is it worth counting which line it is.
@@ -158,14 +161,16 @@ def _decoded(unit: Unit, reading: Reading) -> Iterator[str]:
         if start:
             file.seek(start)
         place, block = start, b"x"
+        marked = not start and reading.encoding == "utf-8"  # Whether a byte order mark may still come.
         while block:
             block = file.read(_BLOCK if stop is None else min(_BLOCK, stop - place))
-            pending = len(decoder.getstate()[0])
+            place += len(block)
             try:
                 text = decoder.decode(block, final=not block)
-            except UnicodeDecodeError as error:
-                raise _bad_byte(source.name, place - pending + error.start, reading.encoding) from None
-            place += len(block)
+            except UnicodeDecodeError as error:  # Of bytes that end with the block, whatever was kept from before it.
+                raise _bad_byte(source.name, place - len(error.object) + error.start, reading.encoding) from None
+            if marked and text:
+                text, marked = text.removeprefix(_BYTE_ORDER_MARK), False
             yield text
 
 

@@ -133,6 +133,10 @@ def test_patterns_and_mixed_folders(tmp_path: Path) -> None:
         ("a.csv", b"text\nab\xffc\n", "utf-8", r"a\.csv: byte 7: not UTF-8"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "\xff"}'), "utf-8", r"byte 10: not UTF-8"),
         ("a.txt", b"a\0\0", "utf-16-le", r"a\.txt: byte 2: not UTF-16-LE"),
+        ("a.txt", b"\xef\xbb\xbfab\xff", "utf-8-sig", r"a\.txt: byte 5: not UTF-8-SIG"),
+        ("a.txt", b"\xef\xbb\xbfab\xff", "utf-8", r"a\.txt: byte 5: not UTF-8:"),
+        ("a.txt", b"\xef\xbb\xbf" + b"x" * 400_000 + b"\xff", "utf-8-sig", r"a\.txt: byte 400003: not UTF-8-SIG"),
+        ("a.txt", b"x" * (2**18 - 1) + b"\xc3x", "utf-8-sig", r"a\.txt: byte 262143: not UTF-8-SIG"),
         ("a.csv", b'text\n"a', "utf-8", r"a\.csv: line 1: not CSV"),
         ("a.csv", b"n,text\n1\n", "utf-8", r"a\.csv: line 2: has no column 'text'"),
         ("a.csv", b"n\n1\n", "utf-8", r"a\.csv: line 1: no column 'text' \(columns: 'n'\)"),
@@ -152,6 +156,20 @@ def test_other_encodings(tmp_path: Path) -> None:
     assert read(tmp_path / "b.jsonl", encoding="utf-16") == ["für"]
     with pytest.raises(GPT2JaxError, match="not UTF-8"):
         read(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
+def test_a_byte_order_mark_is_no_text(tmp_path: Path, name: str, compress: Any) -> None:
+    texts = ["one \ufeff two", "\ufeffthree"] if name != "a.txt" else ["one \ufeff two three " * 9]
+    raw = {"a.txt": texts[0].encode(), "a.jsonl": json_lines(texts), "a.csv": "\n".join(["text", *texts]).encode()}[name]
+    path = tmp_path / (name + (".gz" if compress is gzip.compress else ""))
+    for before in (b"", b"\xef\xbb\xbf"):  # Elsewhere it is a character as any other.
+        path.write_bytes(compress(before + raw))
+        assert in_parts(path, unit_bytes=2**20) == in_parts(path, unit_bytes=20) == texts
+    path.write_bytes(compress(b"\xef\xbb\xbf"))
+    if name != "a.csv":
+        assert read(path) == []
 
 
 def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
