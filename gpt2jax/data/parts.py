@@ -117,8 +117,8 @@ def _endings(signatures: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, name: str) -> Iterator[None]:
-    """Be the only process that works in ``folder`` under this name.
+def locked(folder: Path, share: str | None = None) -> Iterator[None]:
+    """Be the only process that works in ``folder``, or at this ``share`` of it: others may work at other shares.
 
     The system frees the lock of a process that is gone, killed or not. Where there are no locks, none is taken: two at
     once would do the same work twice, and write the same files.
@@ -127,14 +127,18 @@ def locked(folder: Path, name: str) -> Iterator[None]:
         GPT2JaxError: another one does.
     """
     make_folder(folder)
-    with (folder / f"{name}.lock").open("ab") as lock:
-        try:
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise GPT2JaxError(f"{folder}: another process prepares it now: wait for it") from None
-        except OSError:  # A file system without locks.
-            pass
+    with contextlib.ExitStack() as stack:
+        names = ["all"] if share is None else ["all", share]
+        for name in names:
+            lock = stack.enter_context((folder / f"{name}.lock").open("ab"))
+            try:
+                if fcntl is not None:
+                    how = fcntl.LOCK_EX if name == names[-1] else fcntl.LOCK_SH
+                    fcntl.flock(lock, how | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise GPT2JaxError(f"{folder}: another process prepares it now: wait for it") from None
+            except OSError:  # A file system without locks.
+                pass
         yield
 
 

@@ -122,7 +122,7 @@ def prepare(
             remove_folder(_parts_of(out))  # Of one who was killed at the very end.
             return ready
         work = jobs_of(order, found, apart, hashes, unit_bytes, workers)
-        with _parts_folder(out, len(work.jobs) > 1 or merge, "all") as folder:
+        with _parts_folder(out, len(work.jobs) > 1 or merge) as folder:
             parts = Parts(folder, TOKENS[token_bits])
             missing = _missing(parts, work, range(len(work.jobs)), say)
             if merge and missing:
@@ -207,19 +207,19 @@ def _parts_of(out: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _parts_folder(out: Path, stays: bool, name: str) -> Iterator[Path]:
-    """Where parts are kept: until the next attempt if it ``stays``, else until the end of this one."""
+def _parts_folder(out: Path, stays: bool, share: str | None = None) -> Iterator[Path]:
+    """Where parts are kept: until the next attempt if it ``stays``, else until the end of this one. It is locked."""
     stale = out.parent.glob(f"{_parts_of(out).name}.????????")
     for left in stale:  # Of one who was killed; who still works there has the lock.
-        with contextlib.suppress(GPT2JaxError), locked(left, "all"):
+        with contextlib.suppress(GPT2JaxError), locked(left):
             remove_folder(left)
     if stays:
-        with locked(_parts_of(out), name):
+        with locked(_parts_of(out), share):
             yield _parts_of(out)
         return
     folder = _parts_of(out).with_name(f"{_parts_of(out).name}.{uuid.uuid4().hex[:8]}")
     try:
-        with locked(folder, name):
+        with locked(folder):
             yield folder
     finally:
         remove_folder(folder)

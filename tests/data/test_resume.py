@@ -279,6 +279,34 @@ def test_two_at_once_in_one_place_are_refused(tmp_path: Path) -> None:
         quiet(sources, tmp_path / "out", progress=again)
 
 
+def test_a_share_is_worked_at_beside_others_but_not_beside_all(tmp_path: Path) -> None:
+    sources = corpus(tmp_path)
+    order, calls = Order(tuple(sources), tokenizer="bytes", split="hash"), list[int]()
+
+    def beside(done: int, total: int) -> None:
+        if not calls:
+            calls.append(done)
+            for merge in (False, True):
+                with pytest.raises(GPT2JaxError, match="another process prepares it now"):
+                    quiet(sources, tmp_path / "out", merge=merge)
+            with pytest.raises(GPT2JaxError, match="another process prepares it now"):
+                prepare_share((0, 2), order, tmp_path / "out", unit_bytes=UNIT, progress=False)
+            prepare_share((1, 2), order, tmp_path / "out", unit_bytes=UNIT, progress=False)
+
+    prepare_share((0, 2), order, tmp_path / "out", unit_bytes=UNIT, progress=beside)
+    assert calls
+    assert not (tmp_path / "out").exists()
+
+    def all_work(done: int, total: int) -> None:
+        with pytest.raises(GPT2JaxError, match="another process prepares it now"):
+            prepare_share((1, 2), order, tmp_path / "other", unit_bytes=UNIT, progress=False)
+        raise StopError
+
+    with pytest.raises(StopError):
+        quiet(sources, tmp_path / "other", progress=all_work)
+    quiet(sources, tmp_path / "out", merge=True)  # Twin: once they are done.
+
+
 def test_held_out_documents_stay_when_more_come(tmp_path: Path) -> None:
     def held_out(split: str, more: int) -> set[bytes]:
         name = f"{split}{more}"
