@@ -65,7 +65,8 @@ class PrepareArgs:
     end_of_text: bool = True
     """Put <|endoftext|> between documents."""
     separator: str = ""
-    r"""What stands between the documents of a text file, such as "\n\n"; by default a file is one document."""
+    r"""What stands between the documents of a text file, such as "\n\n"; by default a file is one document.
+    With one that ends as it begins, unless it is one character again and again, a file is done in one go."""
     keep_separator: bool = False
     """Leave it at the end of each document but a file's last."""
     join_rows: bool = False
@@ -73,7 +74,7 @@ class PrepareArgs:
     input_format: Literal["auto", "text", "jsonl", "csv", "parquet"] = "auto"
     """Of all files; auto goes by their names, and takes others, and standard input, for text."""
     encoding: str = "utf-8"
-    """Of files, by the name that Python has for it."""
+    """Of files, by the name that Python has for it. A file in another than utf-8 is done in one go, by one process."""
     shard_tokens: int = 100_000_000
     """Most tokens in a file, but for nanoGPT's format, which has one."""
     token_bits: Literal[16, 32] = 16

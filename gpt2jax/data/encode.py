@@ -90,10 +90,12 @@ def encode(
             file.write(writer.taken())
         rows = writer.rows()
         table.write_bytes(rows.tobytes())
+    signatures = 0
     if settings.cleaning.near_duplicates:
         with new_file(parts.path(key, "signatures")) as path:
-            path.write_bytes(msgpack.packb(writer.signatures))
-    record = Record(key, writer.count, len(rows), parts.hash(key), writer.prompts is True, writer.dropped, writer.read)
+            signatures = path.write_bytes(msgpack.packb(writer.signatures))
+    sha256, prompts = parts.hash(key, signatures), writer.prompts is True
+    record = Record(key, writer.count, len(rows), sha256, signatures, prompts, writer.dropped, writer.read)
     parts.write(record)
     return record
 

@@ -4,7 +4,7 @@ import contextlib
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
 from gpt2jax.errors import GPT2JaxError
@@ -75,9 +75,42 @@ def decompressed(file: BinaryIO, compression: str | None, name: str) -> Iterator
         except ImportError:
             raise GPT2JaxError(f"{name}: zstd needs the package zstandard: pip install 'gpt2jax[corpora]'") from None
         try:
-            with zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=False) as stream:
-                yield stream
+            yield cast(BinaryIO, _ZstdFrames(file, zstandard.ZstdDecompressor().decompressobj, name))
         except zstandard.ZstdError as error:
             raise GPT2JaxError(f"{name}: damaged: not zstd ({error})") from None
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise GPT2JaxError(f"{name}: damaged: not gzip ({error})") from None
+
+
+class _ZstdFrames:
+    """The bytes of zstd frames in a row. Unlike zstandard's own stream, it notices that the last one is cut short."""
+
+    # Of the file, decompressed at once. A block of 128 KiB may take four bytes, so this is at most 128 MiB.
+    _READ = 2**12
+
+    def __init__(self, file: BinaryIO, new_frame: Callable[[], Any], name: str) -> None:
+        self._file, self._new_frame, self._name = file, new_frame, name
+        self._frame: Any = None
+        self._raw = self._text = b""
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes; none at the end.
+
+        Raises:
+            GPT2JaxError: the file ends inside a frame.
+        """
+        while self._at == len(self._text):
+            self._raw = self._raw or self._file.read(self._READ)
+            if not self._raw:
+                if self._frame is not None:
+                    raise GPT2JaxError(f"{self._name}: damaged: ends in the middle of a zstd frame")
+                return b""
+            if self._frame is None:
+                self._frame = self._new_frame()
+            self._text, self._at = self._frame.decompress(self._raw), 0
+            self._raw = self._frame.unused_data
+            if self._frame.eof:
+                self._frame = None
+        start, self._at = self._at, min(self._at + size, len(self._text))
+        return self._text[start : self._at]

@@ -16,9 +16,10 @@ from gpt2jax.data.corpora import read_documents
 from gpt2jax.data.encode import Job, Settings
 from gpt2jax.data.meta import Rows
 from gpt2jax.data.order import Order
+from gpt2jax.data.readers import read_unit
 from gpt2jax.data.shards import TOKENS, check_sizes
 from gpt2jax.data.sources import STDIN, Source, find_sources
-from gpt2jax.data.units import Unit, plan
+from gpt2jax.data.units import Unit, plan, whole
 from gpt2jax.data.work import surveys
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import new_file, refuse_if_no_space
@@ -137,10 +138,13 @@ def refuse_if_full(out: Path, work: Jobs, missing: Sequence[int], say: Callable[
     """
     width = TOKENS[16 if work.settings.token == "<u2" else 32].itemsize
     taken = tokens = 0
-    for document in read_documents([work.jobs[0].unit.source], reading=work.settings.reading):
-        text = document.text[:_SAMPLE]
-        taken, tokens = taken + len(text.encode()), tokens + tokenizers.encode_corpus(work.encoding, text).size + 1
-        if taken >= _SAMPLE:
+    for source in dict.fromkeys(job.unit.source for job in work.jobs):
+        for document in read_unit(whole(source), work.settings.reading):
+            text = document.text[:_SAMPLE]
+            taken, tokens = taken + len(text.encode()), tokens + tokenizers.encode_corpus(work.encoding, text).size + 1
+            if taken >= _SAMPLE:
+                break
+        if taken:  # The first that holds text will do; a later one that cannot be read is no reason not to begin.
             break
     rate = width * tokens / max(taken, 1)
 

@@ -165,7 +165,7 @@ def _cut(
     ends = rows_N["end"].astype(np.int64) - start
     whole = int(np.searchsorted(ends, room, "right"))  # Documents that end in what is to be held out.
     if whole == len(ends) or room <= 0:
-        (validation if room > 0 else train).write(tokens_T, rows_N, start, False)
+        validation.write(tokens_T, rows_N, start, False) if room > 0 else _go_on(train, tokens_T, rows_N, start)
         return
     begin = int(ends[whole - 1]) if whole else 0
     validation.write(tokens_T[:begin], rows_N[:whole], start, False)
@@ -176,7 +176,14 @@ def _cut(
         validation.write(head, rows_N[:0], 0, False)
         validation.count(rows_N[whole : whole + 1], size)
         train.count(rows_N[:0], -size)
-    train.write(tokens_T[room:], rows_N[whole:], start, False)
+    _go_on(train, tokens_T[room:], rows_N[whole:], start)
+
+
+def _go_on(train: _Output, tokens_T: np.ndarray, rows_N: np.ndarray, start: int) -> None:
+    """To training. The document that was cut is one in each split, also where its beginning is in a unit before."""
+    if not train.tokens:
+        train.documents += int(rows_N["continues"][0])
+    train.write(tokens_T, rows_N, start, False)
 
 
 def _decided(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tiktoken
 
+from gpt2jax import tokenizer as tokenizers
 from gpt2jax.data.pipeline import holds_validation, open_split
 from gpt2jax.data.shards import Split
 from gpt2jax.data.windows import MixedWindows, TokenWindows
@@ -50,9 +51,11 @@ def open_mixture(
         encodings.append(encoding)
         if not isinstance(windows, TokenWindows):
             raise GPT2JaxError(f"data.mixture: {folder}: documents with prompts: should be text alone")
-        if encoding.name != encodings[0].name:
+        if tokenizers.to_spec(encoding) != tokenizers.to_spec(encodings[0]):
+            same_name = encoding.name == encodings[0].name  # Of characters, with other characters.
             raise GPT2JaxError(
-                f"data.mixture: {folder}: vocabulary {encoding.name}: should be {encodings[0].name}, as of the first"
+                f"data.mixture: {folder}: vocabulary {encoding.name}{' of its own' if same_name else ''}:"
+                f" should be {encodings[0].name}, as of the first"
             )
         if not absent:
             parts.append(windows)

@@ -49,6 +49,9 @@ class Order:
         given = bool(self.validation_sources)
         splits.check(self.split, self.validation_fraction, self.seed, self.validation_tokens, given)
         self.cleaning.check()
+        if self.reading.join_rows and (self.cleaning.min_characters or self.cleaning.without_wikipedia):
+            name = "min characters" if self.cleaning.min_characters else "without wikipedia"
+            raise GPT2JaxError(f"{name}: leaves out documents: should not be given with joined rows, which are one")
 
     @property
     def holds_out(self) -> bool:
@@ -58,8 +61,11 @@ class Order:
     def rule(self) -> splits.SplitUsed:
         return "given" if self.validation_sources else self.split
 
-    def fingerprint(self, found: Sequence[Source], hashes: Sequence[str]) -> str:
+    def fingerprint(self, found: Sequence[Source], hashes: Sequence[str], apart: int = 0) -> str:
         """sha256 of all of it: contents, not names, so that a corpus may be moved.
+
+        Args:
+            apart: how many of ``found``, its last ones, are for validation alone.
 
         What is as it is by default is not in it: it is the hash of before there were such settings.
         """
@@ -71,7 +77,7 @@ class Order:
             "compression": [source.compression for source in found if source.compression],
             "reading": not_default(dataclasses.replace(self.reading, text_key="text")),
             "cleaning": not_default(self.cleaning),
-            "validation_sources": len(self.validation_sources),
+            "validation_sources": apart,
             "validation_tokens": self.validation_tokens,
             "token_bits": self.token_bits - 16,
         }

@@ -40,7 +40,9 @@ class Record:
     tokens: int
     rows: int
     sha256: str
-    """Of the tokens, then the table."""
+    """Of the tokens, then the table, then the signatures."""
+    signatures: int
+    """Bytes of what near duplicates are found by; 0 where they were not asked for."""
     prompts: bool
     """Whether its documents have prompts."""
     dropped: dict[str, int]
@@ -62,10 +64,11 @@ class Parts:
         """The record of a unit, None where it is not done; files of other sizes than it says are not."""
         try:
             record = Record(**json.loads(self.path(key, "json").read_bytes()))
-            sizes = [self.path(key, ending).stat().st_size for ending in ("tokens", "rows")]
+            sizes = [self.path(key, ending).stat().st_size for ending in _endings(record.signatures)]
         except (OSError, ValueError, TypeError):
             return None
-        return record if sizes == [record.tokens * self.token.itemsize, record.rows * ROW.itemsize] else None
+        wanted = [record.tokens * self.token.itemsize, record.rows * ROW.itemsize, record.signatures]
+        return record if sizes == wanted[: len(sizes)] else None
 
     def write(self, record: Record) -> None:
         """Say that a unit's files are whole: they are there before it. A machine that loses its power may yet lose
@@ -92,26 +95,30 @@ class Parts:
         Raises:
             GPT2JaxError: the hashes of some are others; their records are removed, so that these units are done again.
         """
-        damaged = [record for record in records if self.hash(record.key) != record.sha256]
+        damaged = [record for record in records if self.hash(record.key, record.signatures) != record.sha256]
         for record in damaged:
             self.path(record.key, "json").unlink()
         if damaged:
             path = self.path(damaged[0].key, "tokens")
             raise GPT2JaxError(f"{path}: damaged on disk, of {len(damaged):,} parts: start again to make them anew")
 
-    def hash(self, key: str) -> str:
-        """sha256 (hex) of the tokens of a unit, then its table."""
+    def hash(self, key: str, signatures: int) -> str:
+        """sha256 (hex) of the tokens of a unit, then its table, then its signatures where they have bytes."""
         found = hashlib.sha256()
-        for ending in ("tokens", "rows"):
+        for ending in _endings(signatures):
             with self.path(key, ending).open("rb") as file:
                 while block := file.read(2**20):
                     found.update(block)
         return found.hexdigest()
 
 
+def _endings(signatures: int) -> list[str]:
+    return ["tokens", "rows", "signatures"] if signatures else ["tokens", "rows"]
+
+
 @contextlib.contextmanager
-def locked(folder: Path, name: str) -> Iterator[None]:
-    """Be the only process that works in ``folder`` under this name.
+def locked(folder: Path, share: str | None = None) -> Iterator[None]:
+    """Be the only process that works in ``folder``, or at this ``share`` of it: others may work at other shares.
 
     The system frees the lock of a process that is gone, killed or not. Where there are no locks, none is taken: two at
     once would do the same work twice, and write the same files.
@@ -120,14 +127,18 @@ def locked(folder: Path, name: str) -> Iterator[None]:
         GPT2JaxError: another one does.
     """
     make_folder(folder)
-    with (folder / f"{name}.lock").open("ab") as lock:
-        try:
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise GPT2JaxError(f"{folder}: another process prepares it now: wait for it") from None
-        except OSError:  # A file system without locks.
-            pass
+    with contextlib.ExitStack() as stack:
+        names = ["all"] if share is None else ["all", share]
+        for name in names:
+            lock = stack.enter_context((folder / f"{name}.lock").open("ab"))
+            try:
+                if fcntl is not None:
+                    how = fcntl.LOCK_EX if name == names[-1] else fcntl.LOCK_SH
+                    fcntl.flock(lock, how | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise GPT2JaxError(f"{folder}: another process prepares it now: wait for it") from None
+            except OSError:  # A file system without locks.
+                pass
         yield
 
 

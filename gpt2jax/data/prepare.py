@@ -115,14 +115,14 @@ def prepare(
     with standard_input(sources, out) as names:
         found, apart = find(order, names)
         hashes = digests([*found, *apart], workers)
-        fingerprint = order.fingerprint([*found, *apart], hashes)
+        fingerprint = order.fingerprint([*found, *apart], hashes, len(apart))
         ready = existing(out, fingerprint)
         if ready is not None:
             say(f"{out}: was made from these sources by these settings: nothing to do")
             remove_folder(_parts_of(out))  # Of one who was killed at the very end.
             return ready
         work = jobs_of(order, found, apart, hashes, unit_bytes, workers)
-        with _parts_folder(out, len(work.jobs) > 1 or merge, "all") as folder:
+        with _parts_folder(out, len(work.jobs) > 1 or merge) as folder:
             parts = Parts(folder, TOKENS[token_bits])
             missing = _missing(parts, work, range(len(work.jobs)), say)
             if merge and missing:
@@ -191,7 +191,7 @@ def prepare_share(
     out = Path(out)
     found, apart = find(order, order.sources)
     hashes = digests([*found, *apart], workers)
-    if existing(out, order.fingerprint([*found, *apart], hashes)) is not None:
+    if existing(out, order.fingerprint([*found, *apart], hashes, len(apart))) is not None:
         say(f"{out}: was made from these sources by these settings: nothing to do")
         return
     work = jobs_of(order, found, apart, hashes, unit_bytes, workers)
@@ -207,19 +207,19 @@ def _parts_of(out: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _parts_folder(out: Path, stays: bool, name: str) -> Iterator[Path]:
-    """Where parts are kept: until the next attempt if it ``stays``, else until the end of this one."""
+def _parts_folder(out: Path, stays: bool, share: str | None = None) -> Iterator[Path]:
+    """Where parts are kept: until the next attempt if it ``stays``, else until the end of this one. It is locked."""
     stale = out.parent.glob(f"{_parts_of(out).name}.????????")
     for left in stale:  # Of one who was killed; who still works there has the lock.
-        with contextlib.suppress(GPT2JaxError), locked(left, "all"):
+        with contextlib.suppress(GPT2JaxError), locked(left):
             remove_folder(left)
     if stays:
-        with locked(_parts_of(out), name):
+        with locked(_parts_of(out), share):
             yield _parts_of(out)
         return
     folder = _parts_of(out).with_name(f"{_parts_of(out).name}.{uuid.uuid4().hex[:8]}")
     try:
-        with locked(folder, name):
+        with locked(folder):
             yield folder
     finally:
         remove_folder(folder)

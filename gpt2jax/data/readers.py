@@ -13,12 +13,14 @@ from typing import Any
 from gpt2jax.data import hub
 from gpt2jax.data.extras import decompressed, fast_loads, parquet_file
 from gpt2jax.data.sources import Document, Reading, topics
-from gpt2jax.data.units import SAFE_CUT, Unit, boundaries, line_number
+from gpt2jax.data.units import SAFE_CUT, Unit, line_number
 from gpt2jax.errors import GPT2JaxError
 
 # Characters of a text that are handed on at once, about.
 PIECE = 2**20
 _BLOCK = 2**18
+# What some programs put before all else in a UTF-8 file: it is no text.
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 def read_unit(unit: Unit, reading: Reading) -> Iterator[Document]:
@@ -76,12 +78,13 @@ def _json_lines(unit: Unit, reading: Reading) -> Iterator[Document]:
     path = unit.source.path
     assert path is not None
     # Bytes: text mode would translate line ends, and cut JSON lines at more than b"\n".
-    place, stop = boundaries(unit, reading)
+    place, stop = unit.start, sys.maxsize if unit.stop is None else unit.stop
     with path.open("rb") as file:
         file.seek(place)
         while place < stop and (line := file.readline()):
             text = _decode(line, unit.source.name, place)
-            if not text.isspace():
+            text = text if place else text.removeprefix(_BYTE_ORDER_MARK)
+            if text and not text.isspace():
                 try:
                     yield _json_line(text, len(line), "", reading)
                 except GPT2JaxError as error:  # Only now is it worth counting which line it is.
@@ -129,22 +132,25 @@ def _parquet(unit: Unit, reading: Reading) -> Iterator[Document]:
 
 def _hub(unit: Unit, reading: Reading) -> Iterator[Document]:
     name, key = unit.source.name, reading.text_key
-    continues = not unit.begins
+    continues, empty = not unit.begins, True
     for number, row in enumerate(hub.rows(name, unit.start)):
         where = f"{name}: row {number} of file {unit.start}"
         if key not in row:
             raise _no_key(where, "field", key, row)
         text = _string(row, key, where)
         yield Document(text, 0, continues=continues, origin=_origin(row, reading))
+        empty = empty and not text
         continues = reading.join_rows and (continues or bool(text))
+    if reading.join_rows and empty and not (unit.begins and unit.ends):
+        # Where the joined document begins and ends is in its first and its last file.
+        raise GPT2JaxError(f"{name}: file {unit.start}: holds no text: should hold some, to have its rows joined")
 
 
 def _decoded(unit: Unit, reading: Reading) -> Iterator[str]:
     """The text of a unit in blocks."""
     source, path = unit.source, unit.source.path
     assert path is not None
-    cut = not source.compression and reading.encoding == "utf-8" and source.form == "text"
-    start, stop = boundaries(unit, reading) if cut else (0, None)
+    start, stop = unit.start, unit.stop
     try:
         decoder = codecs.getincrementaldecoder(reading.encoding)()
     except LookupError:
@@ -155,14 +161,16 @@ def _decoded(unit: Unit, reading: Reading) -> Iterator[str]:
         if start:
             file.seek(start)
         place, block = start, b"x"
+        marked = not start and reading.encoding == "utf-8"  # Whether a byte order mark may still come.
         while block:
             block = file.read(_BLOCK if stop is None else min(_BLOCK, stop - place))
-            pending = len(decoder.getstate()[0])
+            place += len(block)
             try:
                 text = decoder.decode(block, final=not block)
-            except UnicodeDecodeError as error:
-                raise _bad_byte(source.name, place - pending + error.start, reading.encoding) from None
-            place += len(block)
+            except UnicodeDecodeError as error:  # Of bytes that end with the block, whatever was kept from before it.
+                raise _bad_byte(source.name, place - len(error.object) + error.start, reading.encoding) from None
+            if marked and text:
+                text, marked = text.removeprefix(_BYTE_ORDER_MARK), False
             yield text
 
 

@@ -1,7 +1,8 @@
 """Shards from one format to another: nanoGPT's, llm.c's, ArrayRecord, whoever wrote them. Tokens are not made anew.
 
 In nanoGPT's format ``<|endoftext|>`` stands after each document and in llm.c's before it: the one at an end of a split
-goes to the other end, and all between stay. So what comes out is what preparing the text in that format writes.
+goes to the other end, and all between stay. So what comes out is what preparing the text in that format writes; but not
+where ``--split first`` cut a document: that cut stays where it is in the text.
 """
 
 import contextlib

@@ -28,8 +28,8 @@ _SAFE_BYTES = re.compile(rb"(?<=[!-~\x80-\xbf])[ \n]")
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """A part of a source: bytes (of text and JSON lines, to the next place where they can be cut), row groups (Parquet)
-    or files (hub) from ``start`` to ``stop``; all of it where ``stop`` is None."""
+    """A part of a source: bytes (of text and JSON lines), row groups (Parquet) or files (hub) from ``start`` to
+    ``stop``; all of it where ``stop`` is None."""
 
     source: Source
     start: int = 0
@@ -50,7 +50,7 @@ def plan(sources: Sequence[Source], reading: Reading, unit_bytes: int = UNIT_BYT
     """The units of a corpus, in its order.
 
     Raises:
-        GPT2JaxError: a Parquet file or a data set of the hub cannot be opened.
+        GPT2JaxError: a file that is to be cut, or a data set of the hub, cannot be opened.
     """
     return [unit for source in sources for unit in _units(source, reading, unit_bytes)]
 
@@ -69,12 +69,11 @@ def _units(source: Source, reading: Reading, unit_bytes: int) -> list[Unit]:
         return [Unit(source, group, group + 1, size) for group, size in enumerate(sizes)] or [whole(source)]
     if not _can_be_cut(source, reading) or source.size <= unit_bytes:
         return [whole(source)]
-    count = math.ceil(source.size / unit_bytes)
-    places = [source.size * number // count for number in range(count)] + [source.size]
+    edges = _edges(source, reading, math.ceil(source.size / unit_bytes))
     one = source.form == "text" and not reading.separator
     return [
         Unit(source, start, stop, stop - start, not one or start == 0, not one or stop == source.size)
-        for start, stop in itertools.pairwise(places)
+        for start, stop in itertools.pairwise(edges)
     ]
 
 
@@ -82,23 +81,33 @@ def _can_be_cut(source: Source, reading: Reading) -> bool:
     if source.path is None or source.compression or reading.encoding != "utf-8":
         return False
     if source.form == "text" and reading.separator:
-        # One whose end is its beginning could be found at two places that overlap; of one that stays, the last
-        # document of the file is another than that of a part.
+        # One whose end is its beginning could be found at two places that overlap. Where it is one character again and
+        # again, as an empty line is, it is certain after another character.
         mark = reading.separator
-        return not reading.keep_separator and not any(mark.startswith(mark[at:]) for at in range(1, len(mark)))
+        return _repeats(mark) or not any(mark.startswith(mark[at:]) for at in range(1, len(mark)))
     return source.form in ("text", "jsonl")
 
 
-def boundaries(unit: Unit, reading: Reading) -> tuple[int, int]:
-    """The bytes of the file from which on, and up to which, a unit of text or JSON lines is read."""
-    path = unit.source.path
+def _repeats(mark: str) -> bool:
+    return len(mark) > 1 and mark.isascii() and len(set(mark)) == 1
+
+
+def _edges(source: Source, reading: Reading, count: int) -> list[int]:
+    """The bytes at which a file is cut into at most ``count`` units, its beginning and its end among them.
+
+    Each is another one, so that no unit is empty: the last one must hold the end of the text.
+    """
+    path, edges = source.path, [0]
     assert path is not None
-    stop = unit.source.size if unit.stop is None else unit.stop
     try:
         with path.open("rb") as file:
-            return tuple(_boundary(file, place, unit.source, reading) for place in (unit.start, stop))  # type: ignore[return-value]
+            for number in range(1, count + 1):
+                place = source.size * number // count
+                if place > edges[-1]:  # Else it was looked for already.
+                    edges.append(_boundary(file, place, source, reading))
     except OSError as error:
-        raise GPT2JaxError(f"{unit.source.name}: cannot be read ({error.strerror})") from None
+        raise GPT2JaxError(f"{source.name}: cannot be read ({error.strerror})") from None
+    return edges
 
 
 def _boundary(file: BinaryIO, place: int, source: Source, reading: Reading) -> int:
@@ -108,8 +117,11 @@ def _boundary(file: BinaryIO, place: int, source: Source, reading: Reading) -> i
     mark = b"\n" if source.form == "jsonl" else reading.separator.encode()
     if mark:
         # After a mark: one that ends at ``place`` will do.
-        at = _search(file, max(place - len(mark), 0), re.compile(re.escape(mark)), len(mark))
-        return source.size if at is None else at + len(mark)
+        pattern, width = re.escape(mark), len(mark)
+        if source.form == "text" and _repeats(reading.separator):
+            pattern, width = b"[^" + re.escape(mark[:1]) + b"]" + pattern, width + 1
+        at = _search(file, max(place - width, 0), re.compile(pattern), width)
+        return source.size if at is None else at + width
     at = place - 1
     while True:
         found = _search(file, at, _SAFE_BYTES, 2)

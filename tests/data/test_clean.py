@@ -1,5 +1,6 @@
 """What is left out of a corpus, and that it is counted."""
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 from gpt2jax.data.clean import Cleaning
 from gpt2jax.data.meta import Meta
+from gpt2jax.data.order import Order
+from gpt2jax.data.sources import Reading
 from gpt2jax.errors import GPT2JaxError
 from tests.data.test_prepare import quiet, tokens
 
@@ -93,3 +96,12 @@ def test_near_duplicates(tmp_path: Path, unit_bytes: int) -> None:
 def test_mistakes(tmp_path: Path, cleaning: dict[str, Any], message: str) -> None:
     with pytest.raises(GPT2JaxError, match=message):
         prepared(tmp_path, ROWS, **cleaning)
+
+
+@pytest.mark.parametrize("cleaning", [Cleaning(min_characters=5), Cleaning(without_wikipedia=True)], ids=str)
+def test_joined_rows_are_not_left_out_one_by_one(cleaning: Cleaning) -> None:
+    joined = Order(("hf:us/ours",), reading=Reading(join_rows=True), cleaning=cleaning)
+    with pytest.raises(GPT2JaxError, match=r"(min characters|without wikipedia): .* should not be given with joined"):
+        joined.check()
+    dataclasses.replace(joined, reading=Reading()).check()  # Twins: each alone is well.
+    dataclasses.replace(joined, cleaning=Cleaning(exact_duplicates=True)).check()

@@ -116,3 +116,16 @@ def test_documents_with_prompts_do_not_mix(tmp_path: Path) -> None:
     prepare([str(tmp_path / "p.jsonl")], tmp_path / "p", tokenizer="bytes", validation_fraction=0)
     with pytest.raises(GPT2JaxError, match="documents with prompts: should be text alone"):
         opened(f"{tmp_path / 'p'}=1")
+
+
+def test_vocabularies_that_differ_do_not_mix(tmp_path: Path) -> None:
+    """As many characters, but others: the same number is another character in each."""
+    folders = []
+    for number, letters in enumerate(["abc", "xyz", "abc"]):
+        (tmp_path / f"{number}.txt").write_text(letters * 100)
+        folders.append(tmp_path / str(number))
+        prepare([str(tmp_path / f"{number}.txt")], folders[-1], tokenizer="characters", split="tail")
+    with pytest.raises(GPT2JaxError, match=r"1: vocabulary characters of its own: should be characters, as of the fi"):
+        open_mixture([f"{folders[0]}=1", f"{folders[1]}=1"], "train", T, 3)
+    windows, _, _ = open_mixture([f"{folders[0]}=1", f"{folders[2]}=1"], "train", T, 3)  # Twin.
+    assert windows is not None

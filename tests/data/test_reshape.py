@@ -47,6 +47,21 @@ def test_each_format_from_each_other_is_what_preparing_writes(
         )
 
 
+@pytest.mark.parametrize(("source", "target"), [("nanogpt", "llmc"), ("llmc", "nanogpt")])
+def test_the_cut_of_the_first_tokens_stays_where_it_was(tmp_path: Path, source: Format, target: Format) -> None:
+    texts = corpus(tmp_path, [letter * 5 for letter in LETTERS])
+    first = quiet(texts, tmp_path / "a" / "out", format=source, split="first", validation_tokens=10)
+    quiet(texts, tmp_path / "b" / "out", format=target, split="first", validation_tokens=10)
+    reshape(tmp_path / "a" / "out", tmp_path / "c" / "out", target, progress=False)
+    made = read_meta(tmp_path / "c" / "out")
+    assert made is not None
+    assert len(verify(tmp_path / "c" / "out", progress=False)) == 3
+    for split in ("train", "validation"):
+        before, after = tokens(tmp_path / "a" / "out", first, split), tokens(tmp_path / "c" / "out", made, split)
+        assert bytes(token for token in before if token < 256) == bytes(token for token in after if token < 256)
+    assert shards(tmp_path / "c" / "out") != shards(tmp_path / "b" / "out")  # As the page says.
+
+
 def test_shards_of_others_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quiet(corpus(tmp_path, LETTERS), tmp_path / "out", format="llmc")
     (tmp_path / "out" / "meta.json").unlink()

@@ -19,6 +19,7 @@ from gpt2jax.data.clean import Cleaning
 from gpt2jax.data.meta import Meta, read_meta
 from gpt2jax.data.prepare import Order, prepare, prepare_share
 from gpt2jax.data.shards import Format
+from gpt2jax.data.verify import verify
 from gpt2jax.errors import GPT2JaxError
 
 UNIT = 2000
@@ -56,6 +57,7 @@ def hashes(folder: Path) -> dict[str, str]:
         {"split": "documents"},
         {"split": "tail", "validation_fraction": 0.3},
         {"split": "first", "validation_tokens": 777},
+        {"split": "first", "validation_tokens": 55_000},  # In the text, which has several units.
         {"format": "llmc", "shard_tokens": 999},
         {"format": "llmc", "split": "tail", "validation_fraction": 0.1},
         {"tokenizer": "characters"},
@@ -205,6 +207,23 @@ def test_a_part_that_is_damaged_on_disk_is_made_again(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == contents(tmp_path / "wanted" / "out")
 
 
+def test_signatures_that_are_damaged_on_disk_are_made_again(tmp_path: Path) -> None:
+    sources, cleaning = corpus(tmp_path), Cleaning(near_duplicates=0.8)
+    quiet(sources, tmp_path / "wanted" / "out", cleaning=cleaning)
+    order = Order(tuple(sources), tokenizer="bytes", split="hash", cleaning=cleaning)
+    prepare_share((0, 1), order, tmp_path / "out", unit_bytes=UNIT, progress=False)
+    one, two, three, *_ = sorted((tmp_path / ".out.parts").glob("*.signatures"))
+    one.write_bytes(one.read_bytes()[:-1])
+    two.unlink()
+    raw = bytearray(three.read_bytes())
+    raw[-1] ^= 1
+    three.write_bytes(raw)
+    with pytest.raises(GPT2JaxError, match="damaged on disk, of 1 parts: start again"):
+        quiet(sources, tmp_path / "out", cleaning=cleaning)
+    quiet(sources, tmp_path / "out", cleaning=cleaning)
+    assert contents(tmp_path / "out") == contents(tmp_path / "wanted" / "out")
+
+
 @pytest.mark.parametrize("format", ["nanogpt", "llmc"])
 def test_shares_of_several_machines_are_the_work_of_one(tmp_path: Path, format: Format) -> None:
     sources = corpus(tmp_path)
@@ -260,6 +279,34 @@ def test_two_at_once_in_one_place_are_refused(tmp_path: Path) -> None:
         quiet(sources, tmp_path / "out", progress=again)
 
 
+def test_a_share_is_worked_at_beside_others_but_not_beside_all(tmp_path: Path) -> None:
+    sources = corpus(tmp_path)
+    order, calls = Order(tuple(sources), tokenizer="bytes", split="hash"), list[int]()
+
+    def beside(done: int, total: int) -> None:
+        if not calls:
+            calls.append(done)
+            for merge in (False, True):
+                with pytest.raises(GPT2JaxError, match="another process prepares it now"):
+                    quiet(sources, tmp_path / "out", merge=merge)
+            with pytest.raises(GPT2JaxError, match="another process prepares it now"):
+                prepare_share((0, 2), order, tmp_path / "out", unit_bytes=UNIT, progress=False)
+            prepare_share((1, 2), order, tmp_path / "out", unit_bytes=UNIT, progress=False)
+
+    prepare_share((0, 2), order, tmp_path / "out", unit_bytes=UNIT, progress=beside)
+    assert calls
+    assert not (tmp_path / "out").exists()
+
+    def all_work(done: int, total: int) -> None:
+        with pytest.raises(GPT2JaxError, match="another process prepares it now"):
+            prepare_share((1, 2), order, tmp_path / "other", unit_bytes=UNIT, progress=False)
+        raise StopError
+
+    with pytest.raises(StopError):
+        quiet(sources, tmp_path / "other", progress=all_work)
+    quiet(sources, tmp_path / "out", merge=True)  # Twin: once they are done.
+
+
 def test_held_out_documents_stay_when_more_come(tmp_path: Path) -> None:
     def held_out(split: str, more: int) -> set[bytes]:
         name = f"{split}{more}"
@@ -291,6 +338,22 @@ def test_sources_that_are_held_out_whole(tmp_path: Path) -> None:
         quiet([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], tmp_path / "out", validation_fraction=0)
 
 
+def test_other_files_held_out_are_another_order(tmp_path: Path) -> None:
+    for name, files in {"one": "a", "two": "bc", "more": "ab", "last": "c"}.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / f"{file}.txt").write_text(file)
+    first, second, said = str(tmp_path / "one"), str(tmp_path / "two"), list[str]()
+    quiet([first], tmp_path / "out", validation_sources=[second])
+    quiet([first], tmp_path / "out", validation_sources=[second], say=said.append)
+    assert said[-1].endswith("nothing to do")  # Twin.
+    with pytest.raises(GPT2JaxError, match="not made from these"):
+        quiet([str(tmp_path / "more")], tmp_path / "out", validation_sources=[str(tmp_path / "last")])
+    order = Order((str(tmp_path / "more"),), tokenizer="bytes", validation_sources=(str(tmp_path / "last"),))
+    with pytest.raises(GPT2JaxError, match="not made from these"):
+        prepare_share((0, 1), order, tmp_path / "out", progress=False)
+
+
 def test_done_again_it_says_so_and_does_nothing(tmp_path: Path) -> None:
     sources, said = corpus(tmp_path), list[str]()
     quiet(sources, tmp_path / "out")
@@ -310,3 +373,45 @@ def test_the_disk_that_it_needs_is_said_and_refused_first(tmp_path: Path, monkey
     with pytest.raises(GPT2JaxError, match=r"full: needs [\d,]+ bytes of disk: 1,000 are free"):
         quiet(sources, tmp_path / "full")
     assert not (tmp_path / "full").exists()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_an_empty_first_file_is_no_hindrance(tmp_path: Path, name: str) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "b.txt").write_text("held in a file after it")
+    wanted = quiet([str(source)], tmp_path / "wanted", split="tail")
+    (source / name).write_text("")
+    meta = quiet([str(source)], tmp_path / "out", split="tail")
+    assert (meta.train, meta.validation) == (wanted.train, wanted.validation)
+    (source / "b.txt").write_text("")
+    with pytest.raises(GPT2JaxError, match="hold no text"):  # Twin: nothing at all is refused.
+        quiet([str(source)], tmp_path / "none", split="tail")
+
+
+@pytest.mark.parametrize("format", ["nanogpt", "llmc"])
+@pytest.mark.parametrize("split", ["documents", "tail"])
+def test_a_text_whose_end_cannot_be_cut_ends_all_the_same(tmp_path: Path, format: Format, split: str) -> None:
+    """The last unit by size would be empty: the end of the text is in the one before it."""
+    (tmp_path / "a.txt").write_text("words " * 40 + "x" * 600)
+    (tmp_path / "b.txt").write_text("another text")
+    sources = [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
+    more: dict[str, Any] = {"format": format, "split": split, "validation_fraction": 0 if split == "documents" else 0.1}
+    wanted = quiet(sources, tmp_path / "whole" / "out", unit_bytes=2**20, **more)
+    assert wanted.train.documents + (wanted.validation.documents if wanted.validation else 0) == 2 + (split == "tail")
+    assert quiet(sources, tmp_path / "cut" / "out", unit_bytes=200, **more) == wanted
+    assert contents(tmp_path / "cut" / "out") == contents(tmp_path / "whole" / "out")
+    assert verify(tmp_path / "cut" / "out", progress=False)
+
+
+@pytest.mark.parametrize("wanted", [100, 254, 255, 700, 999])
+def test_the_first_tokens_end_in_any_unit_of_a_text(tmp_path: Path, wanted: int) -> None:
+    (tmp_path / "a.txt").write_text("word " * 200)
+    more: dict[str, Any] = {"split": "first", "validation_tokens": wanted}
+    whole = quiet([str(tmp_path / "a.txt")], tmp_path / "whole" / "out", **more)
+    assert quiet([str(tmp_path / "a.txt")], tmp_path / "cut" / "out", unit_bytes=250, **more) == whole
+    assert contents(tmp_path / "cut" / "out") == contents(tmp_path / "whole" / "out")
+    assert (whole.train.documents, whole.validation and whole.validation.documents) == (1, 1)
+    assert whole.validation is not None
+    assert (whole.validation.tokens, whole.train.tokens) == (wanted, 1001 - wanted)
+    assert verify(tmp_path / "cut" / "out", progress=False)
