@@ -16,6 +16,7 @@ import pytest
 
 from gpt2jax.data import encode as encoding_of_units
 from gpt2jax.data.clean import Cleaning
+from gpt2jax.data.encode import Job
 from gpt2jax.data.meta import Meta, read_meta
 from gpt2jax.data.prepare import Order, prepare, prepare_share
 from gpt2jax.data.shards import Format
@@ -415,3 +416,41 @@ def test_the_first_tokens_end_in_any_unit_of_a_text(tmp_path: Path, wanted: int)
     assert whole.validation is not None
     assert (whole.validation.tokens, whole.train.tokens) == (wanted, 1001 - wanted)
     assert verify(tmp_path / "cut" / "out", progress=False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"split": "documents"},
+        {"split": "hash", "format": "llmc"},
+        {"split": "tail", "validation_fraction": 0.3},
+        {"split": "first", "validation_tokens": 1234, "format": "llmc"},
+        {"cleaning": Cleaning(min_characters=20, exact_duplicates=True, near_duplicates=0.8)},
+        {"tokenizer": "characters"},
+    ],
+    ids=str,
+)
+def test_small_files_share_a_unit_and_nothing_else_changes(
+    tmp_path: Path, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, rng, joined = tmp_path / "source", random.Random(1), list[int]()
+    source.mkdir()
+    for number in range(120):
+        text = " ".join(rng.choices(["alpha", "beta", "ü"], k=rng.choice([0, 1, 9, 40])))
+        name, raw = f"{number:03d}.txt", text
+        if number % 3 == 1:
+            name, raw = f"{number:03d}.jsonl", "".join(json.dumps({"text": part}) + "\n" for part in (text, "more"))
+        (source / name).write_text(raw)
+    (source / "060.txt").write_text("long " * 2000)  # Of several units, between small ones.
+
+    def units(name: str) -> Meta:
+        def noting(done: int, total: int) -> None:
+            joined[:] = [len(list(tmp_path.glob(f"{name}/.out.parts*/*.json")))]
+
+        return quiet([str(source)], tmp_path / name / "out", unit_bytes=3000, progress=noting, **arguments)
+
+    meta, together = units("together"), joined.pop()
+    monkeypatch.setattr("gpt2jax.data.jobs.grouped", lambda pieces, unit_bytes: [Job((piece,)) for piece in pieces])
+    assert units("alone") == meta
+    assert contents(tmp_path / "together" / "out") == contents(tmp_path / "alone" / "out")
+    assert 3 * together < joined.pop()  # Of files that are alike, one is kept when they are alone.
