@@ -1,5 +1,6 @@
 """Work that is stopped, killed, shared among machines: at the end the same bytes, no document twice and none lost."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -69,8 +70,6 @@ def hashes(folder: Path) -> dict[str, str]:
 )
 def test_the_size_of_units_changes_nothing(tmp_path: Path, arguments: dict[str, Any]) -> None:
     sources = corpus(tmp_path)
-    if arguments == {}:  # Whose hash is that of its pieces; of all others, by their place.
-        (tmp_path / "source" / "b.txt").unlink()
     wanted = quiet(sources, tmp_path / "a" / "out", unit_bytes=2**30, **arguments)
     for unit_bytes in (1111, 7000):
         folder = tmp_path / str(unit_bytes) / "out"
@@ -454,3 +453,30 @@ def test_small_files_share_a_unit_and_nothing_else_changes(
     assert units("alone") == meta
     assert contents(tmp_path / "together" / "out") == contents(tmp_path / "alone" / "out")
     assert 3 * together < joined.pop()  # Of files that are alike, one is kept when they are alone.
+
+
+@pytest.mark.parametrize("name", ["gpt2", "characters"])
+def test_a_long_text_has_the_same_hash_however_it_is_cut(tmp_path: Path, name: str) -> None:
+    """Once as it is, in several units, and once compressed, in one."""
+    text = " ".join(random.Random(2).choices(["alpha", "beta", "ü", "\n"], k=2000))
+    (tmp_path / "a.txt").write_text("short")
+    (tmp_path / "b.txt").write_text(text, newline="")
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "d.txt.gz").write_bytes(gzip.compress(text.encode() + b"!"))  # Twin: another text.
+    sources, more = [str(tmp_path / "[a-d].*")], {"tokenizer": name, "validation_fraction": 0}
+    for format in ("nanogpt", "llmc"):
+        meta = quiet(sources, tmp_path / format, format=format, cleaning=Cleaning(exact_duplicates=True), **more)
+        assert (meta.dropped, meta.train.documents) == ({"exact duplicates": 1}, 3)
+
+
+def test_a_long_text_is_held_out_or_not_however_it_is_cut(tmp_path: Path) -> None:
+    (tmp_path / "short.jsonl").write_text("".join(json.dumps({"text": f"short{n}"}) + "\n" for n in range(50)))
+    held = set()
+    for number in range(12):
+        text = tmp_path / f"{number}.txt"
+        text.write_text(f"{number} " * 500)
+        sources, cut = [str(tmp_path / "short.jsonl"), str(text)], tmp_path / f"cut{number}" / "out"
+        whole = quiet(sources, tmp_path / f"whole{number}" / "out", unit_bytes=2**20, validation_fraction=0.5)
+        assert quiet(sources, cut, unit_bytes=300, validation_fraction=0.5) == whole
+        held.add(b" " in (cut / "val.bin").read_bytes())
+    assert held == {True, False}
