@@ -216,7 +216,7 @@ def _decided(
             seen += int(counted_N.sum())
             split_N[np.flatnonzero(counted_N)[held]] = VALIDATION
         split_N[~stays_N] = _DROPPED
-        if len(rows_N) and not first_N[0] and shape.split not in ("tail", "given"):
+        if len(rows_N) and not first_N[0]:
             split_N[0] = last  # It goes on with the document before it, wherever that went.
         last = int(split_N[-1]) if len(rows_N) else last
         yield rows_N, split_N

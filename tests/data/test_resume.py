@@ -480,3 +480,15 @@ def test_a_long_text_is_held_out_or_not_however_it_is_cut(tmp_path: Path) -> Non
         assert quiet(sources, cut, unit_bytes=300, validation_fraction=0.5) == whole
         held.add(b" " in (cut / "val.bin").read_bytes())
     assert held == {True, False}
+
+
+def test_a_duplicate_of_several_units_is_left_out_whole(tmp_path: Path) -> None:
+    for name, text in {"a": "word " * 300, "b": "word " * 300, "c": "held out"}.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    sources, held = [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], [str(tmp_path / "c.txt")]
+    more: dict[str, Any] = {"cleaning": Cleaning(exact_duplicates=True), "validation_sources": held}
+    wanted = quiet(sources, tmp_path / "whole" / "out", unit_bytes=2**20, **more)
+    assert (wanted.train.documents, wanted.train.tokens) == (1, 1501)
+    assert quiet(sources, tmp_path / "cut" / "out", unit_bytes=200, **more) == wanted
+    tail = quiet([*sources, *held], tmp_path / "tail", unit_bytes=200, split="tail", cleaning=more["cleaning"])
+    assert tail.train.tokens == 2709  # Twin: the cut makes another document of the second.
