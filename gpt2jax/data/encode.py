@@ -3,8 +3,9 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgpack
 import numpy as np
@@ -39,22 +40,55 @@ class Settings:
     """Its token; None leaves it out."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
+class Piece(NamedTuple):
     """A unit, and what is decided of it beforehand."""
 
     unit: Unit
+    digest: str
+    """The hash of its source."""
     cut: int | None = None
     """So many of its characters are for training, the others for validation; None where documents are not cut."""
 
-    def key(self, settings: Settings, digest: str) -> str:
-        """A hash of all that shapes what becomes of it; ``digest`` is its source's."""
-        unit = self.unit
-        shape = [digest, unit.source.kind, unit.source.compression, unit.start, unit.stop, unit.begins, unit.ends]
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is done, and is then done, as one: a unit, or small ones that follow each other."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(piece.unit.size for piece in self.pieces)
+
+    def key(self, settings: Settings) -> str:
+        """A hash of all that shapes what becomes of it."""
+        shapes = []
+        for unit, digest, cut in self.pieces:
+            source = unit.source
+            shapes.append([digest, source.kind, source.compression, unit.start, unit.stop, unit.begins, unit.ends, cut])
         own = dataclasses.replace(settings.cleaning, exact_duplicates=False)
         own = dataclasses.replace(own, near_duplicates=1.0 if own.near_duplicates else 0.0)
         given = dataclasses.asdict(dataclasses.replace(settings, cleaning=own))
-        return hashlib.sha256(json.dumps([shape, self.cut, given]).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps([shapes, given]).encode()).hexdigest()[:32]
+
+
+def grouped(pieces: Iterable[Piece], unit_bytes: int) -> Iterator[Job]:
+    """Jobs in order: files that together are no larger than a unit are one, as each costs some files of its own."""
+    waiting, size = list[Piece](), 0
+    for piece in pieces:
+        unit = piece.unit
+        # Not ranges of a file, which are large, nor the hub's files, whose size is not known.
+        small = unit.stop is None and unit.size <= unit_bytes
+        if waiting and not (small and size + unit.size <= unit_bytes):
+            yield Job(tuple(waiting))
+            waiting, size = [], 0
+        if small:
+            waiting.append(piece)
+            size += unit.size
+        else:
+            yield Job((piece,))
+    if waiting:
+        yield Job(tuple(waiting))
 
 
 def survey(unit: Unit, reading: Reading) -> tuple[int, str]:
@@ -69,19 +103,19 @@ def survey(unit: Unit, reading: Reading) -> tuple[int, str]:
 def encode(
     job: Job, key: str, settings: Settings, encoding: tiktoken.Encoding, folder: Path, done: Callable[[int], None]
 ) -> Record:
-    """Write the files of a unit under ``key``, and say what is in them.
+    """Write the files of a job under ``key``, and say what is in them.
 
     Args:
         done: called after each document, or piece of one, with the bytes of the source that it took up.
 
     Raises:
-        GPT2JaxError: the unit cannot be read, or some of its documents have prompts and some have none.
+        GPT2JaxError: a unit cannot be read, or some of its documents have prompts and some have none.
     """
     parts = Parts(folder, np.dtype(settings.token))
     with new_file(parts.path(key, "tokens")) as tokens, new_file(parts.path(key, "rows")) as table:
         writer = _Writer(job, settings, encoding)
         with tokens.open("wb") as file:
-            for split, document in _parts(read_unit(job.unit, settings.reading), job.cut):
+            for split, document in _documents(job, settings.reading):
                 writer.add(split, document)
                 if writer.waiting > _WRITTEN:
                     file.write(writer.taken())
@@ -98,6 +132,11 @@ def encode(
     record = Record(key, writer.count, len(rows), sha256, signatures, prompts, writer.dropped, writer.read)
     parts.write(record)
     return record
+
+
+def _documents(job: Job, reading: Reading) -> Iterator[tuple[int, Document]]:
+    for piece in job.pieces:
+        yield from _parts(read_unit(piece.unit, reading), piece.cut)
 
 
 def _parts(documents: Iterator[Document], cut: int | None) -> Iterator[tuple[int, Document]]:
@@ -124,7 +163,7 @@ class _Writer:
         self.waiting = 0
         """Tokens that are not yet taken."""
         self.prompts: bool | None = None
-        self._ends, self._settings, self._encoding = job.unit.ends, settings, encoding
+        self._ends, self._settings, self._encoding = job.pieces[-1].unit.ends, settings, encoding
         self._mark = np.array([] if settings.mark is None else [settings.mark], np.uint32)
         self._tokens, self._rows, self._digests = list[np.ndarray](), list[tuple[int, ...]](), list[bytes]()
         # Of the document that may go on.

@@ -13,7 +13,7 @@ import tiktoken
 from gpt2jax import tokenizer as tokenizers
 from gpt2jax.data import hub
 from gpt2jax.data.corpora import read_documents
-from gpt2jax.data.encode import Job, Settings
+from gpt2jax.data.encode import Job, Piece, Settings, grouped
 from gpt2jax.data.meta import Rows
 from gpt2jax.data.order import Order
 from gpt2jax.data.readers import read_unit
@@ -42,7 +42,7 @@ class Jobs:
 
     @property
     def size(self) -> int:
-        return sum(job.unit.size for job in self.jobs)
+        return sum(job.size for job in self.jobs)
 
 
 @contextlib.contextmanager
@@ -109,8 +109,8 @@ def jobs_of(
         mark_first=order.format == "llmc",
         mark=tokenizers.end_of_text(encoding) if order.end_of_text else None,
     )
-    jobs = tuple(Job(unit, cut) for unit, cut in zip(flat, cuts, strict=True))
-    keys = tuple(job.key(settings, digest) for job, digest in zip(jobs, digests, strict=True))
+    jobs = tuple(grouped(map(Piece, flat, digests, cuts), unit_bytes))
+    keys = tuple(job.key(settings) for job in jobs)
     return Jobs(jobs, keys, settings, encoding, "documents" if prompts else "stream")
 
 
@@ -138,7 +138,7 @@ def refuse_if_full(out: Path, work: Jobs, missing: Sequence[int], say: Callable[
     """
     width = TOKENS[16 if work.settings.token == "<u2" else 32].itemsize
     taken = tokens = 0
-    for source in dict.fromkeys(job.unit.source for job in work.jobs):
+    for source in dict.fromkeys(piece.unit.source for job in work.jobs for piece in job.pieces):
         for document in read_unit(whole(source), work.settings.reading):
             text = document.text[:_SAMPLE]
             taken, tokens = taken + len(text.encode()), tokens + tokenizers.encode_corpus(work.encoding, text).size + 1
@@ -149,12 +149,12 @@ def refuse_if_full(out: Path, work: Jobs, missing: Sequence[int], say: Callable[
     rate = width * tokens / max(taken, 1)
 
     def size(numbers: Sequence[int]) -> int:
-        held = (work.jobs[number].unit for number in numbers)
+        held = (piece.unit for number in numbers for piece in work.jobs[number].pieces)
         return int(1.1 * rate * sum(unit.size * (_EXPANSION if unit.source.compression else 1) for unit in held))
 
     shards = size(range(len(work.jobs)))
     need = size(missing) + shards
-    if any(job.unit.source.form == "hub" for job in work.jobs):
+    if any(job.pieces[0].unit.source.form == "hub" for job in work.jobs):
         say(
             f"{out}: how much of the disk it takes is not known beforehand: the hub does not say how long its texts are"
         )

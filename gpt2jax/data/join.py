@@ -11,7 +11,7 @@ import numpy as np
 import tiktoken
 
 from gpt2jax.data import duplicates, splits
-from gpt2jax.data.clean import DUPLICATE, NEAR, Cleaning
+from gpt2jax.data.clean import Cleaning
 from gpt2jax.data.documents import MaskWriter, ends_file, mask_file
 from gpt2jax.data.meta import FileMeta, SplitMeta
 from gpt2jax.data.parts import TRAIN, VALIDATION, Parts, Record
@@ -62,7 +62,7 @@ def join(
             dropped[reason] = dropped.get(reason, 0) + count
     with contextlib.ExitStack() as stack:
         outputs = {split: stack.enter_context(_Output(out, split, shape, encoding)) for split in kept}
-        rows = _decided(parts, records, shape, cleaning, dropped)
+        rows = _decided(parts, records, shape, cleaning, encoding, dropped)
         for record, (rows_N, split_N) in zip(records, rows, strict=True):
             tokens_T = parts.tokens(record)
             ends = rows_N["end"].astype(np.int64)
@@ -187,22 +187,28 @@ def _go_on(train: _Output, tokens_T: np.ndarray, rows_N: np.ndarray, start: int)
 
 
 def _decided(
-    parts: Parts, records: Sequence[Record], shape: Shape, cleaning: Cleaning, dropped: dict[str, int]
+    parts: Parts,
+    records: Sequence[Record],
+    shape: Shape,
+    cleaning: Cleaning,
+    encoding: tiktoken.Encoding,
+    dropped: dict[str, int],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Of each unit its rows, and the split of each: 0 where it is left out."""
-    repeated = _repeated(parts, records, cleaning, dropped)
+    repeated = duplicates.repeated(parts, records, cleaning, encoding, dropped)
     seen = number = 0
     last = TRAIN
     for at, record in enumerate(records):
         rows_N = parts.rows(record)
-        first_N = _first_rows(rows_N)
+        first_N = rows_N["continues"] == 0
         split_N = np.full(len(rows_N), TRAIN, np.uint8)
         stays_N = np.ones(len(rows_N), bool) if repeated is None else ~repeated[number : number + len(rows_N)]
         number += len(rows_N)
         if shape.split in ("tail", "given"):
             split_N = np.where(rows_N["split"] == VALIDATION, VALIDATION, TRAIN).astype(np.uint8)
         elif shape.split == "hash" and shape.fraction:
-            held_N = splits.by_hash(_digests(parts, records, at, rows_N), shape.fraction, shape.seed)
+            digests = duplicates.digests(parts, records, at, rows_N, encoding)
+            held_N = splits.by_hash(digests, shape.fraction, shape.seed)
             split_N[held_N] = VALIDATION
         elif shape.split == "documents" and shape.fraction:
             counted_N = stays_N & first_N
@@ -210,52 +216,7 @@ def _decided(
             seen += int(counted_N.sum())
             split_N[np.flatnonzero(counted_N)[held]] = VALIDATION
         split_N[~stays_N] = _DROPPED
-        if len(rows_N) and not first_N[0] and shape.split not in ("tail", "given"):
+        if len(rows_N) and not first_N[0]:
             split_N[0] = last  # It goes on with the document before it, wherever that went.
         last = int(split_N[-1]) if len(rows_N) else last
         yield rows_N, split_N
-
-
-def _first_rows(rows_N: np.ndarray) -> np.ndarray:
-    return rows_N["continues"] == 0
-
-
-def _digests(parts: Parts, records: Sequence[Record], at: int, rows_N: np.ndarray) -> np.ndarray:
-    """The documents' hashes [N, 16]; of one that goes on in other units, a hash of the hashes of its pieces."""
-    digests = rows_N["digest"].copy()
-    rest = []
-    for record in records[at + 1 :] if len(rows_N) else ():
-        rows = parts.rows(record)
-        if not len(rows):
-            continue
-        if not rows["continues"][0]:
-            break
-        rest.append(rows["digest"][0].tobytes())
-        if len(rows) > 1:
-            break
-    if rest:
-        whole = hashlib.blake2b(digests[-1].tobytes() + b"".join(rest), digest_size=16).digest()
-        digests[-1] = np.frombuffer(whole, np.uint8)
-    return digests
-
-
-def _repeated(
-    parts: Parts, records: Sequence[Record], cleaning: Cleaning, dropped: dict[str, int]
-) -> np.ndarray | None:
-    """Which rows are left out as duplicates (bool), and their count by reason; None where none are looked for."""
-    if not (cleaning.exact_duplicates or cleaning.near_duplicates):
-        return None
-    tables = [parts.rows(record) for record in records]
-    first = np.concatenate([_first_rows(rows_N) for rows_N in tables])
-    found = np.zeros(len(first), bool)
-    if cleaning.exact_duplicates:
-        hashes = [_digests(parts, records, at, rows_N) for at, rows_N in enumerate(tables)]
-        whole = np.concatenate(hashes)
-        # A piece is no document: rows that go on are hashes of their own.
-        found[first] = duplicates.exact(whole[first])
-        dropped[DUPLICATE] = int(found.sum())
-    if cleaning.near_duplicates:
-        also = duplicates.near(parts, records, cleaning.near_duplicates) & first & ~found
-        dropped[NEAR] = int(also.sum())
-        found |= also
-    return found

@@ -49,23 +49,23 @@ def encode_all(
     Raises:
         GPT2JaxError: what :func:`gpt2jax.data.encode.encode` raises, or a process was killed.
     """
-    ready = total - sum(job.unit.size for job, _ in work)
+    ready = total - sum(job.size for job, _ in work)
     if min(workers, len(work)) <= 1:
         for job, key in work:
             read = 0
 
             def done(size: int, start: int = ready, job: Job = job) -> None:
                 nonlocal read
-                read = min(read + size, job.unit.size)  # Of what is compressed, the text is longer.
+                read = min(read + size, job.size)  # Of what is compressed, the text is longer.
                 report(start + read, total)
 
             encode(job, key, settings, encoding, folder, done)
-            ready += job.unit.size
-            if read < job.unit.size:
+            ready += job.size
+            if read < job.size:
                 report(ready, total)
         return
     for at, _ in _run(_encode, [(job, key, settings, folder) for job, key in work], workers, encoding):
-        ready += work[at][0].unit.size
+        ready += work[at][0].size
         report(ready, total)
 
 

@@ -162,7 +162,9 @@ def test_other_encodings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
 def test_a_byte_order_mark_is_no_text(tmp_path: Path, name: str, compress: Any) -> None:
     texts = ["one \ufeff two", "\ufeffthree"] if name != "a.txt" else ["one \ufeff two three " * 9]
-    raw = {"a.txt": texts[0].encode(), "a.jsonl": json_lines(texts), "a.csv": "\n".join(["text", *texts]).encode()}[name]
+    raw = {"a.txt": texts[0].encode(), "a.jsonl": json_lines(texts), "a.csv": "\n".join(["text", *texts]).encode()}[
+        name
+    ]
     path = tmp_path / (name + (".gz" if compress is gzip.compress else ""))
     for before in (b"", b"\xef\xbb\xbf"):  # Elsewhere it is a character as any other.
         path.write_bytes(compress(before + raw))

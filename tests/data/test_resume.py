@@ -1,5 +1,6 @@
 """Work that is stopped, killed, shared among machines: at the end the same bytes, no document twice and none lost."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 
 from gpt2jax.data import encode as encoding_of_units
 from gpt2jax.data.clean import Cleaning
+from gpt2jax.data.encode import Job
 from gpt2jax.data.meta import Meta, read_meta
 from gpt2jax.data.prepare import Order, prepare, prepare_share
 from gpt2jax.data.shards import Format
@@ -68,8 +70,6 @@ def hashes(folder: Path) -> dict[str, str]:
 )
 def test_the_size_of_units_changes_nothing(tmp_path: Path, arguments: dict[str, Any]) -> None:
     sources = corpus(tmp_path)
-    if arguments == {}:  # Whose hash is that of its pieces; of all others, by their place.
-        (tmp_path / "source" / "b.txt").unlink()
     wanted = quiet(sources, tmp_path / "a" / "out", unit_bytes=2**30, **arguments)
     for unit_bytes in (1111, 7000):
         folder = tmp_path / str(unit_bytes) / "out"
@@ -415,3 +415,80 @@ def test_the_first_tokens_end_in_any_unit_of_a_text(tmp_path: Path, wanted: int)
     assert whole.validation is not None
     assert (whole.validation.tokens, whole.train.tokens) == (wanted, 1001 - wanted)
     assert verify(tmp_path / "cut" / "out", progress=False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"split": "documents"},
+        {"split": "hash", "format": "llmc"},
+        {"split": "tail", "validation_fraction": 0.3},
+        {"split": "first", "validation_tokens": 1234, "format": "llmc"},
+        {"cleaning": Cleaning(min_characters=20, exact_duplicates=True, near_duplicates=0.8)},
+        {"tokenizer": "characters"},
+    ],
+    ids=str,
+)
+def test_small_files_share_a_unit_and_nothing_else_changes(
+    tmp_path: Path, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, rng, joined = tmp_path / "source", random.Random(1), list[int]()
+    source.mkdir()
+    for number in range(120):
+        text = " ".join(rng.choices(["alpha", "beta", "ü"], k=rng.choice([0, 1, 9, 40])))
+        name, raw = f"{number:03d}.txt", text
+        if number % 3 == 1:
+            name, raw = f"{number:03d}.jsonl", "".join(json.dumps({"text": part}) + "\n" for part in (text, "more"))
+        (source / name).write_text(raw)
+    (source / "060.txt").write_text("long " * 2000)  # Of several units, between small ones.
+
+    def units(name: str) -> Meta:
+        def noting(done: int, total: int) -> None:
+            joined[:] = [len(list(tmp_path.glob(f"{name}/.out.parts*/*.json")))]
+
+        return quiet([str(source)], tmp_path / name / "out", unit_bytes=3000, progress=noting, **arguments)
+
+    meta, together = units("together"), joined.pop()
+    monkeypatch.setattr("gpt2jax.data.jobs.grouped", lambda pieces, unit_bytes: [Job((piece,)) for piece in pieces])
+    assert units("alone") == meta
+    assert contents(tmp_path / "together" / "out") == contents(tmp_path / "alone" / "out")
+    assert 3 * together < joined.pop()  # Of files that are alike, one is kept when they are alone.
+
+
+@pytest.mark.parametrize("name", ["gpt2", "characters"])
+def test_a_long_text_has_the_same_hash_however_it_is_cut(tmp_path: Path, name: str) -> None:
+    """Once as it is, in several units, and once compressed, in one."""
+    text = " ".join(random.Random(2).choices(["alpha", "beta", "ü", "\n"], k=2000))
+    (tmp_path / "a.txt").write_text("short")
+    (tmp_path / "b.txt").write_text(text, newline="")
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "d.txt.gz").write_bytes(gzip.compress(text.encode() + b"!"))  # Twin: another text.
+    sources, more = [str(tmp_path / "[a-d].*")], {"tokenizer": name, "validation_fraction": 0}
+    for format in ("nanogpt", "llmc"):
+        meta = quiet(sources, tmp_path / format, format=format, cleaning=Cleaning(exact_duplicates=True), **more)
+        assert (meta.dropped, meta.train.documents) == ({"exact duplicates": 1}, 3)
+
+
+def test_a_long_text_is_held_out_or_not_however_it_is_cut(tmp_path: Path) -> None:
+    (tmp_path / "short.jsonl").write_text("".join(json.dumps({"text": f"short{n}"}) + "\n" for n in range(50)))
+    held = set()
+    for number in range(12):
+        text = tmp_path / f"{number}.txt"
+        text.write_text(f"{number} " * 500)
+        sources, cut = [str(tmp_path / "short.jsonl"), str(text)], tmp_path / f"cut{number}" / "out"
+        whole = quiet(sources, tmp_path / f"whole{number}" / "out", unit_bytes=2**20, validation_fraction=0.5)
+        assert quiet(sources, cut, unit_bytes=300, validation_fraction=0.5) == whole
+        held.add(b" " in (cut / "val.bin").read_bytes())
+    assert held == {True, False}
+
+
+def test_a_duplicate_of_several_units_is_left_out_whole(tmp_path: Path) -> None:
+    for name, text in {"a": "word " * 300, "b": "word " * 300, "c": "held out"}.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    sources, held = [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], [str(tmp_path / "c.txt")]
+    more: dict[str, Any] = {"cleaning": Cleaning(exact_duplicates=True), "validation_sources": held}
+    wanted = quiet(sources, tmp_path / "whole" / "out", unit_bytes=2**20, **more)
+    assert (wanted.train.documents, wanted.train.tokens) == (1, 1501)
+    assert quiet(sources, tmp_path / "cut" / "out", unit_bytes=200, **more) == wanted
+    tail = quiet([*sources, *held], tmp_path / "tail", unit_bytes=200, split="tail", cleaning=more["cleaning"])
+    assert tail.train.tokens == 2709  # Twin: the cut makes another document of the second.
