@@ -2,7 +2,6 @@
 
 import contextlib
 import gzip
-import json
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
@@ -21,18 +20,16 @@ def _orjson() -> Any:
 orjson = _orjson()
 
 
-def fast_loads(line: str) -> Any:
-    """``json.loads``, and as it in all that it takes and refuses; in less time where the package orjson is there.
-
-    Raises:
-        json.JSONDecodeError: it is not JSON.
-    """
-    if orjson is not None:
-        try:
-            return orjson.loads(line)
-        except ValueError:  # What it refuses, json may take: halves of surrogate pairs, NaN. And its errors are ours.
-            pass
-    return json.loads(line)
+def quick_record(line: str | bytes) -> dict[str, Any] | None:
+    """What ``json.loads`` makes of a line of UTF-8, in less time, where that is an object and the package orjson is
+    there; None leaves it to json: what orjson refuses, such as halves of surrogate pairs and NaN, json may take."""
+    if orjson is None:
+        return None
+    try:
+        record = orjson.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
 
 
 @contextlib.contextmanager

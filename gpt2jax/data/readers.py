@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from gpt2jax.data import hub
-from gpt2jax.data.extras import decompressed, fast_loads, parquet_file
+from gpt2jax.data.extras import decompressed, parquet_file, quick_record
 from gpt2jax.data.sources import Document, Reading, topics
 from gpt2jax.data.units import SAFE_CUT, Unit, line_number
 from gpt2jax.errors import GPT2JaxError
@@ -73,7 +73,8 @@ def _json_lines(unit: Unit, reading: Reading) -> Iterator[Document]:
     if unit.source.compression or reading.encoding != "utf-8":
         for number, text in enumerate(_lines(unit, reading), start=1):
             if text.strip():
-                yield _json_line(text, len(text.encode()), f"{unit.source.name}: line {number}", reading)
+                where = f"{unit.source.name}: line {number}"
+                yield _json_line(text, len(text.encode()), where, reading, quick_record(text))
         return
     path = unit.source.path
     assert path is not None
@@ -82,18 +83,19 @@ def _json_lines(unit: Unit, reading: Reading) -> Iterator[Document]:
     with path.open("rb") as file:
         file.seek(place)
         while place < stop and (line := file.readline()):
-            text = _decode(line, unit.source.name, place)
+            record = quick_record(line)
+            text = "" if record is not None else _decode(line, unit.source.name, place)
             text = text if place else text.removeprefix(_BYTE_ORDER_MARK)
-            if text and not text.isspace():
+            if record is not None or (text and not text.isspace()):
                 try:
-                    yield _json_line(text, len(line), "", reading)
+                    yield _json_line(text, len(line), "", reading, record)
                 except GPT2JaxError as error:  # Only now is it worth counting which line it is.
                     raise GPT2JaxError(f"{unit.source.name}: line {line_number(path, place)}{error}") from None
             place += len(line)
 
 
-def _json_line(line: str, size: int, where: str, reading: Reading) -> Document:
-    text, prompt, origin = _parse(line, where, reading)
+def _json_line(line: str, size: int, where: str, reading: Reading, record: Any = None) -> Document:
+    text, prompt, origin = _fields(_parse(line, where) if record is None else record, where, reading)
     return Document(text, size, prompt, False, origin)
 
 
@@ -197,13 +199,16 @@ def _bad_byte(name: str, place: int, encoding: str) -> GPT2JaxError:
     return GPT2JaxError(f"{name}: byte {place}: not {called}: should be {called} text (--encoding names another)")
 
 
-def _parse(line: str, where: str, reading: Reading) -> tuple[str, str | None, str]:
-    """The text of one JSON line, its prompt if it has one, and where it was taken from."""
-    key = reading.text_key
+def _parse(line: str, where: str) -> Any:
     try:
-        record = fast_loads(line)
+        return json.loads(line)
     except json.JSONDecodeError as error:
         raise GPT2JaxError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+
+
+def _fields(record: Any, where: str, reading: Reading) -> tuple[str, str | None, str]:
+    """The text of one JSON line, its prompt if it has one, and where it was taken from."""
+    key = reading.text_key
     if not isinstance(record, dict):
         raise GPT2JaxError(f"{where}: {type(record).__name__}: should be an object with a key {key!r}")
     if key not in record and {"prompt", "completion"} <= record.keys():

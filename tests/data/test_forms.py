@@ -368,20 +368,36 @@ def test_without_the_package_the_hub_says_how_to_get_it(tmp_path: Path, monkeypa
         prepare(["hf:us/ours"], tmp_path / "out")
 
 
-@pytest.mark.parametrize("with_orjson", [True, False])
-@pytest.mark.parametrize(
-    "line", ['{"text": "\\ud83d\\ude00é"}', '{"text": "a", "n": NaN}', '{"text": "a", "n": 1e999}']
-)
-def test_json_is_read_alike_with_orjson_and_without(
-    monkeypatch: pytest.MonkeyPatch, line: str, with_orjson: bool
-) -> None:
+LINES = [
+    '{"text": "\\ud83d\\ude00é"}',
+    '{"text": "a", "n": NaN}',
+    '{"text": "a", "n": 1e999}',
+    '{"text": "b", "text": "c"}',
+]
+
+
+def test_json_is_read_alike_with_orjson_and_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert extras.orjson is not None
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n\n".join(LINES), encoding="utf-8")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+    quick = [repr(extras.quick_record(line)) for line in LINES]
+    assert quick[0] == repr(json.loads(LINES[0]))
+    assert quick[1] == "None"  # What json takes and orjson does not is left to json.
+    with_orjson = [document.text for document in read_documents(find_sources([str(tmp_path)]))]
+    monkeypatch.setattr(extras, "orjson", None)
+    without = [document.text for document in read_documents(find_sources([str(tmp_path)]))]
+    assert with_orjson == without == [json.loads(line)["text"] for line in LINES] * 2
+
+
+@pytest.mark.parametrize("with_orjson", [True, False])
+@pytest.mark.parametrize("wrong", ["{", "{'a': 1}", "[1,]", "[1]"])
+def test_what_is_no_json_object_is_told_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, with_orjson: bool
+) -> None:
     if not with_orjson:
         monkeypatch.setattr(extras, "orjson", None)
-    assert repr(extras.fast_loads(line)) == repr(json.loads(line))
-    for wrong in ("", "{", "{'a': 1}", "[1,]"):
-        with pytest.raises(json.JSONDecodeError) as found:
-            extras.fast_loads(wrong)
-        with pytest.raises(json.JSONDecodeError) as wanted:
-            json.loads(wrong)
-        assert str(found.value) == str(wanted.value)
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' + wrong, encoding="utf-8")
+    said = "not JSON" if wrong != "[1]" else "list: should be an object with a key 'text'"
+    with pytest.raises(GPT2JaxError, match=f"line 2: {said}"):
+        list(read_documents(find_sources([str(tmp_path)])))
