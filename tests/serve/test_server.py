@@ -96,7 +96,7 @@ def test_all_of_the_sampling_settings_have_their_names(server: Server, writer: T
         ("/score", {"input_data": ["a"], "params": {"num_samples": 2}}, "num_samples: 2: should be 1"),
         ("/score", {"input_data": ["a" * 128]}, "prompt 1: 128 tokens: at most 127 are taken"),
         ("/score", {"input_data": ["a"], "params": {"max_new_tokens": 101}}, "max_new_tokens: 101: at most 100"),
-        ("/score", {"input_data": ["a"] * 21}, "texts: 21: at most 20"),
+        ("/score", {"input_data": ["a"] * 21}, "texts: 21: at most 12"),
         ("/v1/completions", {"prompt": "a", "best_of": 1, "n": 2}, "best_of: 1: should be at least n"),
         ("/v1/completions", {"prompt": "a", "suffix": "b"}, "suffix: 'b'"),
         ("/v1/completions", {"prompt": [300]}, "prompt 1: token 300"),
