@@ -95,7 +95,7 @@ def prepare(
         reading: how sources are read.
         cleaning: what is left out.
         workers: processes that encode. With more than one the caller's main module must be importable, as
-            :mod:`multiprocessing` says.
+            ``multiprocessing`` says.
         merge: join alone; all units must be done.
         unit_bytes: bytes of a source in a unit.
         provenance: kept in meta.json.

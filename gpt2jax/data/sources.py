@@ -79,7 +79,7 @@ def find_sources(names: Sequence[str], input_format: InputFormat = "auto") -> li
     """The files behind ``names``, in order: each a file, a folder or a pattern (their files, sorted by path),
     ``hf:OWNER/NAME`` (:mod:`gpt2jax.data.hub`) or ``pydoc``. Standard input is a file by then.
 
-    The sizes add up to what :func:`read_documents` will go through, known before a byte is read.
+    The sizes add up to what :func:`gpt2jax.data.corpora.read_documents` will go through, known before a byte is read.
 
     Args:
         input_format: the form of all files; ``auto`` goes by their names.

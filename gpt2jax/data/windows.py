@@ -18,7 +18,8 @@ class TokenWindows:
     """
 
     filled = taught = 1.0
-    """Shares of the targets that are tokens of the text, and that teach: as in :class:`DocumentWindows`."""
+    """Shares of the targets that are tokens of the text, and that teach: as in
+    :class:`gpt2jax.data.documents.DocumentWindows`."""
 
     def __init__(self, shards: Sequence[Shard], n_ctx: int, n_vocab: int) -> None:
         """Only counts; files are opened when first read.
