@@ -18,8 +18,8 @@ from gpt2jax.serve.bodies import CompletionBody, EmbeddingBody, ScoreBody
 from gpt2jax.serve.docs import add_docs
 from gpt2jax.serve.errors import UnknownModelError, add_handlers
 from gpt2jax.serve.page import render
-from gpt2jax.serve.scheduler import ClosedError
 from gpt2jax.serve.service import Service
+from gpt2jax.serve.texts import ClosedError
 from gpt2jax.serve.waiting import chain, first_of, timed, while_it_waits
 
 T = TypeVar("T")

@@ -13,8 +13,8 @@ import tiktoken
 from gpt2jax.generate.score import Score
 from gpt2jax.generate.text import Sample
 from gpt2jax.serve.bodies import CompletionBody
-from gpt2jax.serve.scheduler import Token
 from gpt2jax.serve.service import Service
+from gpt2jax.serve.texts import Token
 
 # OpenAI's names: it has none for the end of the context.
 FINISH = {"stop": "stop", "length": "length", "context": "length"}

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.serve.guard import error_body
-from gpt2jax.serve.scheduler import ClosedError, QueueFullError
+from gpt2jax.serve.texts import ClosedError, QueueFullError
 
 # Seconds after which a client may try again, of answers that say so.
 RETRY_AFTER = {429: "1", 503: "5"}

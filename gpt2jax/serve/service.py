@@ -19,7 +19,8 @@ from gpt2jax.generate.shapes import bucket
 from gpt2jax.generate.text import Sample, TextModel
 from gpt2jax.serve.embed import embed
 from gpt2jax.serve.metrics import Metrics
-from gpt2jax.serve.scheduler import ClosedError, Listener, Piece, Scheduler
+from gpt2jax.serve.scheduler import Scheduler
+from gpt2jax.serve.texts import ClosedError, Listener, Piece
 from gpt2jax.tokenizer import encode_prompt
 
 T = TypeVar("T")

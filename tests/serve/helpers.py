@@ -14,7 +14,8 @@ from gpt2jax.generate.request import Request
 from gpt2jax.generate.text import Sample, TextModel
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
-from gpt2jax.serve.scheduler import Piece, Scheduler, Token
+from gpt2jax.serve.scheduler import Scheduler
+from gpt2jax.serve.texts import Piece, Token
 
 CONFIG = ModelConfig(n_vocab=257, n_ctx=128, n_embd=32, n_head=4, n_layer=2)
 

@@ -15,7 +15,8 @@ from gpt2jax.config import SamplingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.text import TextModel
 from gpt2jax.serve import batch as module
-from gpt2jax.serve.scheduler import ClosedError, QueueFullError, Scheduler
+from gpt2jax.serve.scheduler import Scheduler
+from gpt2jax.serve.texts import ClosedError, QueueFullError
 from tests.helpers import place_on
 from tests.serve.helpers import Heard, offline, request, scheduler_of, tiny_writer
 
