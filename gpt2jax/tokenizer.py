@@ -88,10 +88,13 @@ def end_of_text(encoding: tiktoken.Encoding) -> int | None:
 def encode_corpus(encoding: tiktoken.Encoding, text: str) -> np.ndarray:
     """Tokens [T] (uint32) of a training text; ``<|endoftext|>`` in it is ordinary text, never the special token."""
     _check_alphabet(encoding, text)
-    if not text.isascii():
+    try:
+        tokens_T = encoding.encode_to_numpy(text, disallowed_special=())
+    except UnicodeEncodeError:
         # A lone surrogate is not Unicode text; it becomes U+FFFD, as in encode_prompt.
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return encoding.encode_to_numpy(text, disallowed_special=()).astype(np.uint32, copy=False)
+        tokens_T = encoding.encode_to_numpy(text, disallowed_special=())
+    return tokens_T.astype(np.uint32, copy=False)
 
 
 def encode_prompt(encoding: tiktoken.Encoding, text: str, allow_special: bool = False) -> list[int]:

@@ -80,7 +80,7 @@ def _json_lines(unit: Unit, reading: Reading) -> Iterator[Document]:
     assert path is not None
     # Bytes: text mode would translate line ends, and cut JSON lines at more than b"\n".
     place, stop = unit.start, sys.maxsize if unit.stop is None else unit.stop
-    with path.open("rb") as file:
+    with path.open("rb", _BLOCK) as file:
         file.seek(place)
         while place < stop and (line := file.readline()):
             record = quick_record(line)
@@ -95,8 +95,21 @@ def _json_lines(unit: Unit, reading: Reading) -> Iterator[Document]:
 
 
 def _json_line(line: str, size: int, where: str, reading: Reading, record: Any = None) -> Document:
-    text, prompt, origin = _fields(_parse(line, where) if record is None else record, where, reading)
+    parsed = _parse(line, where) if record is None else record
+    text, prompt, origin = _fields(parsed, where, reading)
+    if record is None:  # orjson refuses them itself.
+        for key in (reading.text_key,) if prompt is None else ("completion", "prompt"):
+            _refuse_halves(parsed[key], key, where)
     return Document(text, size, prompt, False, origin)
+
+
+def _refuse_halves(text: str, key: str, where: str) -> None:
+    """JSON can spell half of a surrogate pair, which is no character and has no bytes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise GPT2JaxError(f"{where}: {key!r}: {half!r} at character {error.start}: not a character") from None
 
 
 def _csv(unit: Unit, reading: Reading) -> Iterator[Document]:
@@ -231,11 +244,4 @@ def _string(record: dict[str, Any], key: str, where: str) -> str:
     text = record[key]
     if not isinstance(text, str):
         raise GPT2JaxError(f"{where}: {key!r}: {type(text).__name__}: should be a string")
-    try:
-        if not text.isascii():
-            text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        # JSON can spell half of a surrogate pair, which is no character and has no bytes.
-        half = text[error.start]
-        raise GPT2JaxError(f"{where}: {key!r}: {half!r} at character {error.start}: not a character") from None
     return text

@@ -52,16 +52,16 @@ def encode_all(
     ready = total - sum(job.size for job, _ in work)
     if min(workers, len(work)) <= 1:
         for job, key in work:
-            read = 0
+            read, whole = 0, job.size
 
-            def done(size: int, start: int = ready, job: Job = job) -> None:
+            def done(size: int, start: int = ready, whole: int = whole) -> None:
                 nonlocal read
-                read = min(read + size, job.size)  # Of what is compressed, the text is longer.
+                read = min(read + size, whole)  # Of what is compressed, the text is longer.
                 report(start + read, total)
 
             encode(job, key, settings, encoding, folder, done)
-            ready += job.size
-            if read < job.size:
+            ready += whole
+            if read < whole:
                 report(ready, total)
         return
     for at, _ in _run(_encode, [(job, key, settings, folder) for job, key in work], workers, encoding):
