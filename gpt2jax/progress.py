@@ -5,9 +5,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-import rich.console
-import rich.progress
-
 # Told how many bytes are done, and how many there are in all.
 Report = Callable[[int, int], None]
 
@@ -22,6 +19,10 @@ def bar(text: str, progress: Report | bool = True) -> Iterator[Report]:
     if not isinstance(progress, bool):
         yield progress
         return
+    # Here, as the processes that encode a corpus, which draw nothing, take half again as long to start with it.
+    import rich.console
+    import rich.progress
+
     console = rich.console.Console(stderr=True)
     if not (progress and console.is_terminal):
         yield silent
@@ -44,10 +45,13 @@ def counter(text: str, total: int, progress: bool = True) -> Iterator[Callable[[
 
     Where stderr is no terminal, a line a minute says how far the work has come, and about how long the rest will take.
     """
-    console = rich.console.Console(stderr=True)
     if not progress:
         yield lambda done, remark: None
         return
+    import rich.console
+    import rich.progress
+
+    console = rich.console.Console(stderr=True)
     if not console.is_terminal:
         last = began = time.monotonic()
         first: int | None = None

@@ -23,7 +23,7 @@ except ImportError:  # On Windows.
     fcntl = None  # type: ignore[assignment]
 
 # A row for each document: tokens up to its end, its UTF-8 bytes, tokens of its prompt, whether it goes on with the
-# document before it, the split that it is of (0: not said), 16 bytes of its blake2b.
+# document before it, the split that it is of (0: not said), the first 16 bytes of its sha256.
 ROW = np.dtype([
     ("end", "<u8"), ("bytes", "<u8"), ("prompt", "<u4"), ("continues", "u1"), ("split", "u1"), ("digest", "u1", (16,)),
 ])  # fmt: skip
