@@ -11,7 +11,6 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from benchmarks import models
 from gpt2jax import parameters
 from gpt2jax.config import Config, MeshConfig, ModelConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 from gpt2jax.data.pipeline import batches, open_split
@@ -23,6 +22,7 @@ from gpt2jax.partition import Partition, make_mesh
 from gpt2jax.train.step import init_state, make_train_step
 from gpt2jax.weights.convert import convert
 from gpt2jax.weights.sources import open_weights
+from gpt2jax.weights.weights import HeldWeights, Origin
 
 Size = Literal["full", "toy"]
 Held = dict[str, int]
@@ -131,19 +131,18 @@ def _sampler(held: Held) -> tuple[ModelConfig, parameters.Params]:
 def _convert(sizes: Sequence[int], held: Held, folder: Path) -> list[Point]:
     """From OpenAI's form to Hugging Face's; sizes are widths, and those of the points numbers of parameters.
 
-    Without the files of the vocabulary: they are the same at any size, and making them takes longer than the weights of
-    all but the largest.
+    Of no known vocabulary: GPT-2's files are the same at any size, and making them takes longer than the weights of all
+    but the largest.
     """
 
     def point(width: int) -> Point:
         # Deeper with width, as the released models are.
         layers = max(2, width // 64)
-        config = ModelConfig(n_embd=width, n_head=width // held["head"], n_layer=layers, n_ctx=held["n_ctx"])
-        first, source, target = (folder / f"{width}-{name}" for name in ("huggingface", "openai", "target"))
-        convert(open_weights(models.write(config, first)), source, "openai", progress=False)
-        shutil.rmtree(first)
-        for name in ("encoder.json", "vocab.bpe"):
-            (source / name).unlink()
+        of = {"n_embd": width, "n_head": width // held["head"], "n_layer": layers}
+        config = ModelConfig(**of, n_ctx=held["n_ctx"], n_vocab=held["n_vocab"])
+        params = jax.jit(parameters.init, static_argnames="config")(jax.random.key(0), config=config)
+        source, target = folder / f"{width}", folder / f"{width}-target"
+        convert(HeldWeights(Origin("random", "random", config, None), params), source, "openai", progress=False)
 
         def work(_: None) -> None:
             convert(open_weights(source), target, "huggingface", progress=False)
@@ -165,9 +164,8 @@ def _read(sizes: Sequence[int], held: Held, folder: Path) -> list[Point]:
         windows, _, _ = open_split(cut, "train", held["n_ctx"], held["n_vocab"], "gpt2")
         rows = batches(windows, seed=0, batch_size=held["batch"], start_step=0, shard_index=0, shard_count=1)
 
-        def work(_: None) -> None:
-            for _ in range(held["batches"]):
-                next(rows)
+        def work(_: None) -> list[np.ndarray]:
+            return [next(rows) for _ in range(held["batches"])]
 
         return Point(shards, work)
 
@@ -193,7 +191,7 @@ AXES = {
     "depth": Axis(
         "training step against depth",
         "blocks",
-        {"full": (1, 2, 4, 8, 16), "toy": (1, 2, 4)},
+        {"full": (1, 2, 4, 8, 16), "toy": (1, 2)},
         STEP,
         0,
         1,
@@ -203,7 +201,7 @@ AXES = {
     "width": Axis(
         "training step against width",
         "numbers",
-        {"full": (64, 128, 256, 512, 1024), "toy": (16, 32, 64)},
+        {"full": (64, 128, 256, 512, 1024), "toy": (16, 32)},
         STEP,
         1,
         2,
@@ -213,7 +211,7 @@ AXES = {
     "context": Axis(
         "training step against context",
         "tokens",
-        {"full": (64, 128, 256, 512, 1024), "toy": (16, 32, 64)},
+        {"full": (64, 128, 256, 512, 1024), "toy": (16, 32)},
         STEP,
         0,
         2,
@@ -223,7 +221,7 @@ AXES = {
     "batch": Axis(
         "training step against batch",
         "sequences",
-        {"full": (1, 2, 4, 8, 16, 32), "toy": (1, 2, 4)},
+        {"full": (1, 2, 4, 8, 16, 32), "toy": (1, 2)},
         STEP,
         0,
         1,
@@ -233,7 +231,7 @@ AXES = {
     "sample_batch": Axis(
         "sampling against batch",
         "texts",
-        {"full": (1, 2, 4, 8, 16, 32, 64), "toy": (1, 2, 4)},
+        {"full": (1, 2, 4, 8, 16, 32, 64), "toy": (1, 2)},
         _of(TEXT, {"prompt": 32, "new": 32}),
         0,
         1,
@@ -243,7 +241,7 @@ AXES = {
     "sample_length": Axis(
         "sampling against length",
         "tokens",
-        {"full": (32, 64, 128, 256, 512), "toy": (32, 64, 128)},
+        {"full": (32, 64, 128, 256, 512), "toy": (32, 64)},
         _of(TEXT, {"prompt": 8, "batch": 1}),
         0,
         1,
@@ -253,7 +251,7 @@ AXES = {
     "sample_cache": Axis(
         "32 tokens against the cache's length",
         "tokens",
-        {"full": (64, 128, 256, 512, 1024), "toy": (64, 128, 256)},
+        {"full": (64, 128, 256, 512, 1024), "toy": (64, 128)},
         _of(TEXT, {"new": 32, "batch": 8}),
         0,
         1,
@@ -263,17 +261,17 @@ AXES = {
     "convert": Axis(
         "conversion against size",
         "parameters",
-        {"full": (64, 128, 256, 384, 512, 768), "toy": (16, 32, 64)},
-        {"full": {"head": 64, "n_ctx": 1024}, "toy": {"head": 16, "n_ctx": 64}},
+        {"full": (64, 128, 256, 384, 512, 768), "toy": (16, 32)},
+        {"full": {"head": 64, "n_ctx": 1024, "n_vocab": 32768}, "toy": {"head": 16, "n_ctx": 64, "n_vocab": 64}},
         0,
         1,
-        "each number is read and written once; the vocabulary's files, the same at any size, are left out",
+        "each number is read and written once; no vocabulary, whose files are the same at any size",
         _convert,
     ),
     "read": Axis(
         "reading data against shards",
         "shards",
-        {"full": (1, 2, 4, 8, 16, 32, 64), "toy": (1, 2, 4)},
+        {"full": (1, 2, 4, 8, 16, 32, 64), "toy": (1, 2)},
         {
             "full": {"tokens": 2**24, "n_ctx": 1024, "batch": 32, "batches": 50, "n_vocab": 50257},
             "toy": {"tokens": 2**14, "n_ctx": 64, "batch": 4, "batches": 5, "n_vocab": 50257},

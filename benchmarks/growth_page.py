@@ -103,7 +103,7 @@ def page(found: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> str:
         parts.append(f"{where};\n{versions}.\n")
     parts += [
         "![Time against each size](growth.png)\n",
-        "Slope: of log time against log size, medians of the rounds, over the upper half of the sizes, three at least;\n"
+        "Slope: of log time against log size, medians of the rounds, over the upper half of the sizes, at least 3;\n"
         "range: of the rounds, each by itself; of the processor: of its seconds, all threads together. 1 is linear,\n"
         "2 grows with the square. Sizes of an axis run in turn, and all others are held. Load: of the machine over\n"
         f"five minutes, ours with it. Steeper than it should be is what is more than {MARGIN} above it.\n",
