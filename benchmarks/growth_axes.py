@@ -136,10 +136,13 @@ def _convert(sizes: Sequence[int], held: Held, folder: Path) -> list[Point]:
     """
 
     def point(width: int) -> Point:
-        # Deeper with width, as the released models are.
-        layers = max(2, width // 64)
-        of = {"n_embd": width, "n_head": width // held["head"], "n_layer": layers}
-        config = ModelConfig(**of, n_ctx=held["n_ctx"], n_vocab=held["n_vocab"])
+        config = ModelConfig(
+            n_vocab=held["n_vocab"],
+            n_ctx=held["n_ctx"],
+            n_embd=width,
+            n_head=width // held["head"],
+            n_layer=max(2, width // 64),  # Deeper with width, as the released models are.
+        )
         params = jax.jit(parameters.init, static_argnames="config")(jax.random.key(0), config=config)
         source, target = folder / f"{width}", folder / f"{width}-target"
         convert(HeldWeights(Origin("random", "random", config, None), params), source, "openai", progress=False)
