@@ -194,7 +194,7 @@ AXES = {
     "depth": Axis(
         "training step against depth",
         "blocks",
-        {"full": (1, 2, 4, 8, 16), "toy": (1, 2)},
+        {"full": (1, 2, 4, 8, 16, 32, 64), "toy": (1, 2)},
         STEP,
         0,
         1,
