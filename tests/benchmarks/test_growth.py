@@ -79,15 +79,17 @@ def test_the_page_shows_each_axis_as_last_measured_and_what_is_steep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(growth_page, "WHY", {"batch": "Known cause."})
+    monkeypatch.setattr(growth_page, "MENDED", {"read": "Was opened anew.", "convert": "Not measured."})
     for one in (record(depth=1.5, read=0.0), record(depth=0.9, batch=1.3), record(width=2.5)):
         results.add("growth", one, None, tmp_path)
     table.run(argparse.Namespace(results=tmp_path))
     text = (tmp_path / "growth.md").read_text("utf-8")
     assert "| training step against depth | 1 | 16 blocks | 0.90 |" in text
     assert "1.50" not in text
-    assert re.findall(r"\*\*(.+)\.\*\* (.+)", text) == [
+    assert re.findall(r"\*\*(.+)\.\*\*\n(.+)", text) == [
         ("training step against width", "Not explained yet."),
         ("training step against batch", "Known cause."),
+        ("reading data against shards", "Was opened anew."),
     ]
     assert (tmp_path / "growth.png").stat().st_size > 1000
 
