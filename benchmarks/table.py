@@ -1,11 +1,11 @@
-"""The table and the picture of what was measured, from the JSON files alone: the latest record of each work."""
+"""The tables and the pictures of what was measured, from the JSON files alone: the latest record of each work."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results
+from benchmarks import growth_page, results
 from gpt2jax import tables
 from gpt2jax.files import write_text
 from gpt2jax.pictures import new_figure, save
@@ -123,3 +123,4 @@ def run(given: argparse.Namespace) -> None:
     draw(found, given.results / "measured.png")
     write_text(given.results / "measured.md", page(found))
     print(f"wrote {given.results / 'measured.md'}")
+    growth_page.write(given.results)
