@@ -1,4 +1,4 @@
-"""One runner: ``python -m benchmarks train|generate|score|load|start --peer PYTHON``, and ``table`` of its results.
+"""One runner: ``python -m benchmarks train|generate|score|load|start|memory --peer PYTHON``, and ``table`` of its results.
 
 Each prints the machine, versions and the work, then ours and the peers in turn (A B A B, warm-up apart), median and
 range of the ratio, and adds itself to ``benchmarks/results/VERB.json``. ``table`` makes ``measured.md`` and
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import results, table
 
-VERBS = ("train", "generate", "score", "load", "start")
+VERBS = ("train", "generate", "score", "load", "start", "memory")
 
 
 def main() -> None:
