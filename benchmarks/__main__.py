@@ -1,4 +1,5 @@
-"""One runner: ``python -m benchmarks train|generate|score|load|start|memory --peer PYTHON``, and ``table`` of its results.
+"""One runner: ``python -m benchmarks train|generate|score|load|start|memory --peer PYTHON``, and ``table`` of its
+results.
 
 Each prints the machine, versions and the work, then ours and the peers in turn (A B A B, warm-up apart), median and
 range of the ratio, and adds itself to ``benchmarks/results/VERB.json``. ``table`` makes ``measured.md`` and

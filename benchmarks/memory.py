@@ -7,12 +7,11 @@ GPUs; a CPU computes its products in float32, with copies for that. ``memory.md`
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from benchmarks import results, table, turns
 from gpt2jax import tables
-from gpt2jax.config import Config, ModelConfig
+from gpt2jax.config import ModelConfig
 from gpt2jax.files import write_text
 from gpt2jax.plan.estimate import plan_model
 from gpt2jax.plan.topology import parse_topology
