@@ -11,8 +11,9 @@ from typing import Any
 
 from benchmarks import results, table, turns
 from gpt2jax import tables
-from gpt2jax.config import ModelConfig
+from gpt2jax.config import Config, LoraConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainingConfig
 from gpt2jax.files import write_text
+from gpt2jax.partition import AXES
 from gpt2jax.plan.estimate import plan_model
 from gpt2jax.plan.topology import parse_topology
 from gpt2jax.presets import PRESETS
@@ -42,37 +43,44 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=1, help="in a turn")
 
 
-def told(remat: str, given: argparse.Namespace) -> dict[str, Any]:
-    """What a worker is told: the sections of its settings, and how many devices."""
-    sizes = dict(SIZES[given.size])
-    batch = given.batch or sizes.pop("batch")
-    sizes = {name: value for name, value in sizes.items() if name != "batch"}
-    model = ModelConfig(**sizes | ({"n_ctx": given.n_ctx} if given.n_ctx else {}), remat=remat)  # type: ignore[arg-type]
+def settings(remat: str, given: argparse.Namespace) -> Config:
+    sizes = {name: value for name, value in SIZES[given.size].items() if name != "batch"}
+    if given.n_ctx:
+        sizes["n_ctx"] = given.n_ctx
+    model = ModelConfig(**sizes, remat=remat)
     if given.dtype == "bfloat16":
         model = plan_model(model, parse_topology("h100-8"), own=False)
     # One device would take attention a head at a time, which keeps no weights whatever the policy.
     model = dataclasses.replace(model, compute_dtype=given.dtype, attention="xla")
     data, fsdp, tensor = given.mesh
-    return {
-        "devices": data * fsdp * tensor,
-        "mesh": {"data": data, "fsdp": fsdp, "tensor": tensor},
-        "model": dataclasses.asdict(model),
-        "optimizer": {"name": given.optimizer, "warmup_steps": 1},
-        "lora": {"rank": given.rank},
-        "training": {"batch_size": batch, "micro_batches": given.parts},
-    }
+    return Config(
+        model=model,
+        mesh=MeshConfig(data=data, fsdp=fsdp, tensor=tensor, max_whole=1.0),
+        optimizer=OptimizerConfig(name=given.optimizer),
+        lora=LoraConfig(rank=given.rank),
+        training=TrainingConfig(batch_size=given.batch or SIZES[given.size]["batch"], micro_batches=given.parts),
+    )
+
+
+def side(config: Config) -> turns.Side:
+    """The worker for these settings, on as many virtual devices as their mesh has."""
+    sections = ("model", "mesh", "optimizer", "lora", "training")
+    told = {section: dataclasses.asdict(getattr(config, section)) for section in sections}
+    return turns.ours("our_memory.py", told | {"devices": config.mesh.data * config.mesh.fsdp * config.mesh.tensor})
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
-    sides = {remat: turns.ours("our_memory.py", told(remat, given)) for remat in given.remat}
+    configs = {remat: settings(remat, given) for remat in given.remat}
+    sides = {remat: side(config) for remat, config in configs.items()}
     done, first = turns.in_turns(sides, given.steps, given.rounds, given.steps)
-    work = next(iter(sides.values())).work
+    config = configs[given.remat[0]]
+    mesh = {name: getattr(config.mesh, name) for name in AXES}
     record = {
         "work": {
             "size": given.size,
-            "mesh": ", ".join(f"{name} {size}" for name, size in work["mesh"].items() if size > 1) or "one device",
-            "n_ctx": work["model"]["n_ctx"],
-            "batch": work["training"]["batch_size"],
+            "mesh": ", ".join(f"{name} {size}" for name, size in mesh.items() if size > 1) or "one device",
+            "n_ctx": config.model.n_ctx,
+            "batch": config.training.batch_size,
             "parts": given.parts,
             "dtype": given.dtype,
             "optimizer": given.optimizer,

@@ -48,7 +48,7 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", work["devices"])
     config = Config(
         model=ModelConfig(**work["model"]),
-        mesh=MeshConfig(max_whole=1.0, **work["mesh"]),
+        mesh=MeshConfig(**work["mesh"]),
         optimizer=OptimizerConfig(**work["optimizer"]),
         lora=LoraConfig(**work["lora"]),
         training=TrainingConfig(**work["training"]),
