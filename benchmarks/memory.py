@@ -47,7 +47,7 @@ def settings(remat: str, given: argparse.Namespace) -> Config:
     sizes = {name: value for name, value in SIZES[given.size].items() if name != "batch"}
     if given.n_ctx:
         sizes["n_ctx"] = given.n_ctx
-    model = ModelConfig(**sizes, remat=remat)
+    model = ModelConfig(**sizes | {"remat": remat})
     if given.dtype == "bfloat16":
         model = plan_model(model, parse_topology("h100-8"), own=False)
     # One device would take attention a head at a time, which keeps no weights whatever the policy.
@@ -92,7 +92,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "load": turns.load(),
         "bytes": {remat: {name: round(value) for name, value in out.items()} for remat, out in first.items()},
     }
-    return record | (turns.compare(done, given.steps, mine=given.remat[0]) if given.rounds else {})
+    return record | (turns.compare(done, given.steps) if given.rounds else {})
 
 
 def named(record: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ GIB = 2**30
 
 # What the backward pass of one block works with, in arrays [tokens, D], whole ones and those that tensor cuts, and in
 # attention weights.
-_WORK = {"none": (8, 16, 2.5), "attention": (7, 15, 1.5), "dots": (6, 13, 2.0), "full": (10, 21, 3.0)}
+_WORK = {"none": (8, 16, 2.5), "attention": (7, 15, 1.5), "dots": (6, 13, 2.0), "full": (9, 20, 3.0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +36,14 @@ class Memory:
 def estimate(config: Config, place: Partition) -> Memory:
     """An estimate from shapes alone; nothing is compiled and no memory is taken.
 
-    Held together at the peak: the state, what the forward pass keeps of every block, and the larger of what the loss
-    works with and what the backward pass of one block works with beside the gradients.
+    At the peak there are the state and the most of three: what the forward pass keeps of every block and what the loss
+    works with; the same and what the backward pass of one block works with, beside the gradients; at the end, when
+    nothing is kept any more, the gradients and several of the token table.
 
     ``python -m tests.train.test_memory`` holds it against what XLA's compiler for CPU counts in float32, for small
-    models with and without adapters: it came to FACTORS of that. What the backward pass works with (``_WORK``) was
-    found by these; compilers for GPUs and TPUs fuse more, so there it is likely too much. They were not measured.
+    models with and without adapters: it came to 0.95 to 1.09 of that. What the backward pass works with (``_WORK``) was
+    found by such comparisons. GPUs and TPUs were not measured: their compilers fuse more, and may keep a copy of all
+    kernels in bfloat16.
     """
     model, training = config.model, config.training
     state = abstract_state(config, place)
@@ -78,18 +80,25 @@ def estimate(config: Config, place: Partition) -> Memory:
     if fsdp > 1:  # The largest kernel, gathered, and its gradient before it is cut.
         work += 4 * model.n_embd**2 * (dtype.itemsize + 4) // tensor
     chunk = min(training.loss_chunk, model.n_ctx)
-    # Logits, their gradient, and, for the table's gradient, its transpose. The table is gathered, and cast, for the
-    # whole step; its gradient is summed up.
-    logits = (2 if adapters else 3) * rows * chunk * model.padded_vocab * 4 // tensor
-    copies = 4 * (fsdp > 1) + dtype.itemsize * (dtype.itemsize < 4)
-    table = model.padded_vocab * model.n_embd // tensor
-    gradients = local_bytes(learned)
-    most = max(logits + table * 8 * (not adapters) - gradients, work)
+    logits = rows * chunk * model.padded_vocab * 4 // tensor
+    table = model.padded_vocab * model.n_embd * 4 // tensor
+    gradients, parts, spread = local_bytes(learned), training.micro_batches > 1, place.size(place.rules.batch) > 1
+    # The table, gathered and cast for the whole step.
+    copies = table * (fsdp > 1) + table * dtype.itemsize // 4 * (dtype.itemsize < 4)
+    if adapters:
+        loss, backward, end = 2 * logits, gradients + work, 0.0
+    else:
+        # Logits, their gradient, and the latter's transpose for the table's gradient, which is summed over chunks.
+        loss = 3 * logits + 2 * table if chunk < model.n_ctx else 2 * logits + max(logits, table)
+        backward = gradients + work + table * spread
+        # The table's gradients as output and as input; over several devices before and after they are reduced.
+        end = gradients - table // fsdp + table * (4 + parts if spread else 3)
+    most = max(model.n_layer * kept + copies + max(loss, backward), end)
     return Memory(
         local_bytes(learned) + local_bytes(held),
         local_bytes(state.opt_state),
-        gradients * (2 if training.micro_batches > 1 else 1),
-        int(model.n_layer * kept + table * copies + most),
+        gradients * (1 + parts),
+        int(max(most - gradients, 0)),
     )
 
 
