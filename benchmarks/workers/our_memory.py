@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ["NPROC"] = "64"  # Why: gpt2jax.runtime.start. Read when jax is imported.
+if json.loads(sys.argv[1])["devices"] > 1:
+    os.environ["NPROC"] = "64"  # Why: gpt2jax.runtime.start. Read when jax is imported.
 
 import jax
 import numpy as np
