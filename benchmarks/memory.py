@@ -145,7 +145,8 @@ def page(records: list[dict[str, Any]]) -> str:
         "the latest of each work is shown. MiB of one device. Planned: parameters, optimizer's state, and what the\n"
         "compiler lays out beside them, by the function that `gpt2jax plan` prints. Measured: the peak of the process\n"
         "while steps run, above what it holds before and after, divided by the number of virtual CPU devices\n"
-        "(`benchmarks/workers/our_memory.py` says what is left out).\n",
+        "(`benchmarks/workers/our_memory.py` says what is left out; what the library of matrix products packs is not, and\n"
+        "weighs most where there is one device).\n",
         tables.markdown(held(records)),
     ]
     if timed:
@@ -168,7 +169,7 @@ def page(records: list[dict[str, Any]]) -> str:
 
 
 def run(given: argparse.Namespace) -> None:
-    results.show(results.add("memory", measure(given), None, given.results))
-    records = table.latest_of("memory", given.results)
-    print(tables.plain(held(records[-1:])))
-    write_text(given.results / "memory.md", page(records))
+    record = results.add("memory", measure(given), None, given.results)
+    results.show(record)
+    print(tables.plain(held([record])))
+    write_text(given.results / "memory.md", page(table.latest_of("memory", given.results)))
