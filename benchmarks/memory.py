@@ -122,7 +122,19 @@ def held(records: list[dict[str, Any]]) -> list[list[str]]:
 
 def exchanged(records: list[dict[str, Any]]) -> list[list[str]]:
     """Memory against time of the policies that took turns; of time the ratio to the first policy."""
-    rows = [["work", "remat", "planned", "measured", "beside the state, planned", "time", "range", "of the processor"]]
+    rows = [
+        [
+            "work",
+            "remat",
+            "planned",
+            "measured",
+            "beside the state, planned",
+            "time",
+            "range",
+            "of the processor",
+            "load",
+        ]
+    ]
     for record in records:
         for number, (remat, one) in enumerate(record["bytes"].items()):
             planned, measured = (f"{one[name] / MIB:,.1f}" for name in ("planned", "measured"))
@@ -133,7 +145,7 @@ def exchanged(records: list[dict[str, Any]]) -> list[list[str]]:
                 clock = ratio["clock"]
                 time = [f"{clock['median']:.2f}", f"{clock['low']:.2f} to {clock['high']:.2f}"]
                 time.append(f"{ratio['cpu']['median']:.2f}")
-            rows.append([named(record), remat, planned, measured, beside, *time])
+            rows.append([named(record), remat, planned, measured, beside, *time, str(record["load"])])
     return rows
 
 
@@ -145,15 +157,15 @@ def page(records: list[dict[str, Any]]) -> str:
         "the latest of each work is shown. MiB of one device. Planned: parameters, optimizer's state, and what the\n"
         "compiler lays out beside them, by the function that `gpt2jax plan` prints. Measured: the peak of the process\n"
         "while steps run, above what it holds before and after, divided by the number of virtual CPU devices\n"
-        "(`benchmarks/workers/our_memory.py` says what is left out; what the library of matrix products packs is not, and\n"
-        "weighs most where there is one device).\n",
+        "(`benchmarks/workers/our_memory.py` says what is left out). What measured has above planned is in no buffer of the\n"
+        "compiler; it is likely what the library of matrix products packs.\n",
         tables.markdown(held(records)),
     ]
     if timed:
         parts += [
             "## Remat: memory against time\n",
             "One CPU device, the policies in turn in one call; time is that of a step over the first policy's, median\n"
-            "and range of neighbours in time. On a GPU or TPU the attention kernel keeps no weights whatever the\n"
+            "and range of neighbours in time. Load: of the machine; above 2 it had other work. On a GPU or TPU the attention kernel keeps no weights whatever the\n"
             "policy, so `none` there is what `attention` is here.\n",
             tables.markdown(exchanged(timed)),
         ]
