@@ -157,16 +157,17 @@ def page(records: list[dict[str, Any]]) -> str:
         "the latest of each work is shown. MiB of one device. Planned: parameters, optimizer's state, and what the\n"
         "compiler lays out beside them, by the function that `gpt2jax plan` prints. Measured: the peak of the process\n"
         "while steps run, above what it holds before and after, divided by the number of virtual CPU devices\n"
-        "(`benchmarks/workers/our_memory.py` says what is left out). What measured has above planned is in no buffer of the\n"
-        "compiler; it is likely what the library of matrix products packs.\n",
+        "(`benchmarks/workers/our_memory.py` says what is left out). What measured has above planned is in no\n"
+        "buffer of the compiler; it is likely what the library of matrix products packs.\n",
         tables.markdown(held(records)),
     ]
     if timed:
         parts += [
             "## Remat: memory against time\n",
             "One CPU device, the policies in turn in one call; time is that of a step over the first policy's, median\n"
-            "and range of neighbours in time. Load: of the machine; above 2 it had other work. On a GPU or TPU the attention kernel keeps no weights whatever the\n"
-            "policy, so `none` there is what `attention` is here.\n",
+            "and range of neighbours in time. Load: of the machine; above 2 it had other work, and the processor's time\n"
+            "tells more. On a GPU or TPU the attention kernel keeps no weights whatever the policy, so `none` there is\n"
+            "what `attention` is here.\n",
             tables.markdown(exchanged(timed)),
         ]
     commands = list(dict.fromkeys(record["command"] for record in records))
