@@ -165,9 +165,9 @@ def page(records: list[dict[str, Any]]) -> str:
         parts += [
             "## Remat: memory against time\n",
             "One CPU device, the policies in turn in one call; time is that of a step over the first policy's, median\n"
-            "and range of neighbours in time. Load: of the machine; above 2 it had other work, and the processor's time\n"
-            "tells more. On a GPU or TPU the attention kernel keeps no weights whatever the policy, so `none` there is\n"
-            "what `attention` is here.\n",
+            "and range of neighbours in time. Load: of the machine; above 2 it had other work, and the processor's\n"
+            "time tells more. On a GPU or TPU the attention kernel keeps no weights whatever the policy, so `none`\n"
+            "there is what `attention` is here.\n",
             tables.markdown(exchanged(timed)),
         ]
     commands = list(dict.fromkeys(record["command"] for record in records))
