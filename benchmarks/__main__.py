@@ -1,5 +1,5 @@
-"""One runner: ``python -m benchmarks train|generate|score|load|start --peer PYTHON``, ``growth`` of ours alone, and
-``table`` of their results.
+"""One runner: ``python -m benchmarks train|generate|score|load --peer PYTHON``, ``start|growth|memory`` of ours
+alone, and ``table`` of their results.
 
 Each prints the machine, versions and the work, then ours and the peers in turn (A B A B, warm-up apart), median and
 range of the ratio, and adds itself to ``benchmarks/results/VERB.json``; ``growth`` prints how steeply time grows with
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from benchmarks import results, table
 
-BESIDE_PEERS = ("train", "generate", "score", "load", "start")
-VERBS = (*BESIDE_PEERS, "growth")
+BESIDE_PEERS = ("train", "generate", "score", "load")
+VERBS = (*BESIDE_PEERS, "start", "growth", "memory")
 
 
 def main() -> None:
