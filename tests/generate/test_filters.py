@@ -42,7 +42,7 @@ def adjusted(logits: list[float], prompt: list[int], drawn: list[int], **setting
 
 
 def kept(logits: list[float], **settings: object) -> set[int]:
-    filtered_BV = filter_logits(jnp.array([logits], jnp.float32), knobs_of(1, len(logits), **settings))
+    filtered_BV = jax.jit(filter_logits)(jnp.array([logits], jnp.float32), knobs_of(1, len(logits), **settings))
     return set(np.flatnonzero(np.asarray(filtered_BV[0]) > NEVER).tolist())
 
 
