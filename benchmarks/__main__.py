@@ -1,10 +1,12 @@
-"""One runner: ``python -m benchmarks train|generate|score|load|start --peer PYTHON``, and ``table`` of its results.
+"""One runner: ``python -m benchmarks train|generate|score|load --peer PYTHON``, ``start|growth|memory`` of ours
+alone, and ``table`` of their results.
 
 Each prints the machine, versions and the work, then ours and the peers in turn (A B A B, warm-up apart), median and
-range of the ratio, and adds itself to ``benchmarks/results/VERB.json``. ``table`` makes ``measured.md`` and
-``measured.png`` of those files and of nothing else. ``--peer`` is an interpreter that has what
-``benchmarks/peers/requirements.txt`` names; without it ours alone is measured. What was tried on the training step
-stands in ``benchmarks/log.md``; a GPU's measurements are ``benchmarks/gpu_suite.sh``.
+range of the ratio, and adds itself to ``benchmarks/results/VERB.json``; ``growth`` prints how steeply time grows with
+each size. ``table`` makes ``measured.md`` and ``growth.md``, with their pictures, of those files and of nothing else.
+``--peer`` is an interpreter that has what ``benchmarks/peers/requirements.txt`` names; without it ours alone is
+measured. What was tried on the training step stands in ``benchmarks/log.md``; a GPU's measurements are
+``benchmarks/gpu_suite.sh``.
 """
 
 import argparse
@@ -14,7 +16,8 @@ from pathlib import Path
 
 from benchmarks import results, table
 
-VERBS = ("train", "generate", "score", "load", "start")
+BESIDE_PEERS = ("train", "generate", "score", "load")
+VERBS = (*BESIDE_PEERS, "start", "growth", "memory")
 
 
 def main() -> None:
@@ -25,7 +28,9 @@ def main() -> None:
     for name in VERBS:
         module = importlib.import_module(f"benchmarks.{name}")
         verb = verbs.add_parser(name, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-        verb.add_argument("--peer", default=os.environ.get("GPT2JAX_PEER_PYTHON"), help="default: GPT2JAX_PEER_PYTHON")
+        if name in BESIDE_PEERS:
+            known = os.environ.get("GPT2JAX_PEER_PYTHON")
+            verb.add_argument("--peer", default=known, help="default: GPT2JAX_PEER_PYTHON")
         verb.add_argument("--rounds", type=int, default=5)
         verb.add_argument(
             "--cores",

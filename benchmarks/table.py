@@ -1,11 +1,11 @@
-"""The table and the picture of what was measured, from the JSON files alone: the latest record of each work."""
+"""The tables and the pictures of what was measured, from the JSON files alone: the latest record of each work."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results
+from benchmarks import growth_page, results
 from gpt2jax import tables
 from gpt2jax.files import write_text
 from gpt2jax.pictures import new_figure, save
@@ -17,15 +17,16 @@ NOT_WORK = ("rounds", "steps")
 
 def latest(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The last record of each work and machine, by benchmark, in the order in which they first came."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for name in BENCHMARKS:
-        records: dict[str, dict[str, Any]] = {}
-        for record in results.read(name, folder):
-            work = {key: value for key, value in record["work"].items() if key not in NOT_WORK}
-            records[json.dumps([record["machine"], work], sort_keys=True)] = record
-        if records:
-            found[name] = list(records.values())
-    return found
+    found = {name: latest_of(name, folder) for name in BENCHMARKS}
+    return {name: records for name, records in found.items() if records}
+
+
+def latest_of(name: str, folder: Path) -> list[dict[str, Any]]:
+    records: dict[str, dict[str, Any]] = {}
+    for record in results.read(name, folder):
+        work = {key: value for key, value in record["work"].items() if key not in NOT_WORK}
+        records[json.dumps([record["machine"], work], sort_keys=True)] = record
+    return list(records.values())
 
 
 def named(record: dict[str, Any]) -> str:
@@ -123,3 +124,4 @@ def run(given: argparse.Namespace) -> None:
     draw(found, given.results / "measured.png")
     write_text(given.results / "measured.md", page(found))
     print(f"wrote {given.results / 'measured.md'}")
+    growth_page.write(given.results)

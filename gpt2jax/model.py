@@ -128,9 +128,24 @@ class Attention(_Placed):
 
 
 def _write(cache_BHSK: jax.Array, new_BHTK: jax.Array, position_B: jax.Array) -> jax.Array:
-    """``new`` into the cache from each row's own position on."""
+    """``new`` into the cache from each row's own position on; at the end of the cache, where it does not fit."""
+    if cache_BHSK.shape[0] == 1 and jax.default_backend() == "cpu":
+        return _write_twice(cache_BHSK, new_BHTK, position_B)
     write = jax.vmap(lambda cache_HSK, new_HTK, at: jax.lax.dynamic_update_slice_in_dim(cache_HSK, new_HTK, at, axis=1))
     return write(cache_BHSK, new_BHTK, position_B)
+
+
+def _write_twice(cache_1HSK: jax.Array, new_1HTK: jax.Array, position_1: jax.Array) -> jax.Array:
+    """:func:`_write` of one row, which is written two times, to the same place.
+
+    A single write XLA takes apart on CPU: one for attention, one for the next turn of the loop, and so that neither is
+    seen by the other, four copies of the whole cache a token (benchmarks/results/growth.md).
+    """
+    length = new_1HTK.shape[2]
+    start_1 = jnp.clip(position_1, 0, cache_1HSK.shape[2] - length)
+    at_2T = jnp.broadcast_to(start_1 + jnp.arange(length), (2, length))
+    new_2THK = jnp.broadcast_to(new_1HTK.swapaxes(1, 2), (2, length, *new_1HTK.shape[1::2]))
+    return cache_1HSK.at[0, :, at_2T].set(new_2THK, mode="promise_in_bounds")
 
 
 class Mlp(_Placed):

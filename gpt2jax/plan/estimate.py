@@ -16,7 +16,7 @@ from gpt2jax.partition import Partition, local_bytes
 from gpt2jax.plan import network
 from gpt2jax.plan.topology import Topology, coordinates, devices
 from gpt2jax.program import Collective, work
-from gpt2jax.train.step import lower_step, make_place
+from gpt2jax.train.step import TrainState, lower_step, make_place
 from gpt2jax.train.utilization import train_flops_per_token
 
 GPU_SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
@@ -126,11 +126,7 @@ def plan_training(config: Config, topology: Topology) -> Estimate:
     place = make_place(config, found)
     state, lowered = lower_step(config, place)
     compiled = compile_for(topology, lowered)
-    memory: dict[str, float] = {
-        "parameters": local_bytes(state.params),
-        "optimizer state": local_bytes(state.opt_state),
-    }
-    memory["activations and temporaries"] = temporary_bytes(compiled, own, sum(memory.values()))
+    memory = step_memory(state, compiled, own)
     tokens = config.training.batch_size * config.model.n_ctx
     kernel = describe_attention(config.model, place, config.data.document_mask)
     if not own and kernel_runs(asked.model):
@@ -180,6 +176,20 @@ def _too_large(text: str) -> str:
         f"does not fit, by {needed - room:.2f} GiB: the step takes {needed:.2f} GiB of {room:.2f} on each chip; try"
         " more micro-batches (training.micro_batches), model.remat, or --search"
     )
+
+
+def step_memory(state: TrainState, compiled: Any, own: bool) -> dict[str, float]:
+    """Bytes that a device holds at the peak of a compiled training step, by what they are for.
+
+    A batch of windows and the program itself are left out. ``python -m benchmarks memory`` holds it against what
+    processes on virtual CPU devices hold.
+    """
+    memory: dict[str, float] = {
+        "parameters": local_bytes(state.params),
+        "optimizer state": local_bytes(state.opt_state),
+    }
+    memory["activations and temporaries"] = temporary_bytes(compiled, own, sum(memory.values()))
+    return memory
 
 
 def temporary_bytes(compiled: Any, own: bool, given: float) -> float:

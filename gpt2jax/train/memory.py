@@ -14,6 +14,10 @@ from gpt2jax.train.step import abstract_state
 
 GIB = 2**30
 
+# What the backward pass of one block works with, in arrays [tokens, D], whole ones and those that tensor cuts, and in
+# attention weights.
+_WORK = {"none": (8, 16, 2.5), "attention": (7, 15, 1.5), "dots": (6, 13, 2.0), "full": (9, 20, 3.0)}
+
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
@@ -32,43 +36,69 @@ class Memory:
 def estimate(config: Config, place: Partition) -> Memory:
     """An estimate from shapes alone; nothing is compiled and no memory is taken.
 
-    ``python -m tests.train.test_memory`` holds it against what XLA's compiler for CPU counts, for small models with and
-    without adapters: it came to 0.65 to 1.46 of that (0.84 to 1.10 without adapters). GPUs and TPUs were not measured.
+    At the peak there are the state and the most of three: what the forward pass keeps of every block and what the loss
+    works with; the same and what the backward pass of one block works with, beside the gradients; at the end, when
+    nothing is kept any more, the gradients and several of the token table.
+
+    ``python -m tests.train.test_memory`` holds it against what XLA's compiler for CPU counts in float32, for small
+    models with and without adapters: it came to 0.95 to 1.09 of that. What the backward pass works with (``_WORK``) was
+    found by such comparisons. GPUs and TPUs were not measured: their compilers fuse more, and may keep a copy of all
+    kernels in bfloat16.
     """
     model, training = config.model, config.training
     state = abstract_state(config, place)
     learned, held = lora.split(state.params)
+    adapters = config.lora.rank > 0
     platform = place.mesh.devices.flat[0].platform
     dtype = jnp.dtype(NATIVE[platform] if model.compute_dtype == "auto" else model.compute_dtype)
     rows = training.batch_size // training.micro_batches // place.size(place.rules.batch)
-    tensor = place.size(place.rules.heads)
-    tokens = rows * model.n_ctx
-    # What the backward pass needs of each block, in units of [tokens, D]: whole are the stream twice and two layer
-    # norms; cut by tensor are query, key, value, the attention's output, and both sides of the GELU, 4 D wide each.
-    # One block more is what the backward pass works on.
+    tensor, fsdp = place.size(place.rules.heads), place.size(place.rules.embed)
+    width = rows * model.n_ctx * model.n_embd * dtype.itemsize
+
+    def units(whole: int, cut: int) -> int:
+        """Bytes of so many arrays [tokens, D], of which tensor cuts some."""
+        return whole * width + cut * width // tensor
+
+    # Attention weights of one block; two of each are kept, in float32 and in the compute dtype.
     kernel, _ = choose(model, model.n_ctx, dtype, platform, model.dropout > 0, config.data.document_mask)
     blocks = -(-model.n_ctx // QUERY_BLOCK)
-    weights = rows * model.n_head * model.n_ctx**2 * (blocks + 1) // (2 * blocks) // tensor if kernel == "xla" else 0
-    # Those of a CPU that goes by heads are not kept either.
+    scores = rows * model.n_head * model.n_ctx**2 * (blocks + 1) // (2 * blocks) // tensor if kernel == "xla" else 0
+    # Those of a CPU that goes by heads are not kept.
     by_heads = place.mesh.size == 1 and not (model.dropout or config.data.document_mask)
     by_heads = by_heads and goes_by_heads(model, rows, model.n_ctx, platform)
-    width = model.n_embd * tokens
-    block = (4 * width + 12 * width // tensor) * dtype.itemsize + weights * (4 + dtype.itemsize)
+    # Whole are the stream twice and two layer norms; cut are query, key, value, the attention's output, and both sides
+    # of the GELU, 4 D wide each. Of products alone: the stream, query, key, value, the attention's branch, the GELU's
+    # input, and of adapters their own.
     kept = {
-        "none": block - by_heads * weights * (4 + dtype.itemsize),
-        "attention": block - weights * (4 + dtype.itemsize),
-        "dots": (3 * width + 8 * width // tensor) * dtype.itemsize,
-        "full": width * dtype.itemsize,
+        "none": units(4, 12) + scores * (4 + dtype.itemsize) * (not by_heads),
+        "attention": units(4, 12),
+        "dots": units(2, 7) + adapters * units(1, 7),
+        "full": units(1, 0),
     }[model.remat]
+    whole, cut, times = _WORK["attention" if by_heads and model.remat == "none" else model.remat]
+    work = units(whole + 5 * adapters, cut + 10 * adapters) + times * scores * 4
+    if fsdp > 1:  # The largest kernel, gathered, and its gradient before it is cut.
+        work += 4 * model.n_embd**2 * (dtype.itemsize + 4) // tensor
     chunk = min(training.loss_chunk, model.n_ctx)
-    logits = 3 * rows * chunk * model.padded_vocab * 4 // tensor
-    table = model.padded_vocab * model.n_embd * (4 + dtype.itemsize) // tensor
-    gradients = local_bytes(learned) * (2 if training.micro_batches > 1 else 1)
+    logits = rows * chunk * model.padded_vocab * 4 // tensor
+    table = model.padded_vocab * model.n_embd * 4 // tensor
+    gradients, parts, spread = local_bytes(learned), training.micro_batches > 1, place.size(place.rules.batch) > 1
+    # The table, gathered and cast for the whole step.
+    copies = table * (fsdp > 1) + table * dtype.itemsize // 4 * (dtype.itemsize < 4)
+    if adapters:
+        loss, backward, end = 2 * logits, gradients + work, 0.0
+    else:
+        # Logits, their gradient, and the latter's transpose for the table's gradient, which is summed over chunks.
+        loss = 3 * logits + 2 * table if chunk < model.n_ctx else 2 * logits + max(logits, table)
+        backward = gradients + work + table * spread
+        # The table's gradients as output and as input; over several devices before and after they are reduced.
+        end = gradients - table // fsdp + table * (4 + parts if spread else 3)
+    most = max(model.n_layer * kept + copies + max(loss, backward), end)
     return Memory(
         local_bytes(learned) + local_bytes(held),
         local_bytes(state.opt_state),
-        gradients,
-        model.n_layer * kept + block + logits + table,
+        gradients * (1 + parts),
+        int(max(most - gradients, 0)),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import results, table, turns
+from benchmarks import memory, results, table, turns
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +30,30 @@ def test_a_verb_measures_and_adds_its_record(verb: str, options: list[str], tmp_
     assert record["sides"]["gpt2jax"]["seconds"]["median"] > 0
     assert record["versions"]["jax"] in done.stdout
     assert "gpt2jax: " in done.stdout
+
+
+def test_memory_is_measured_and_the_policies_take_turns(tmp_path: Path) -> None:
+    options = ["--size", "toy", "--mesh", "1", "1", "1", "--remat", "none", "full", "--rounds", "2"]
+    command = [sys.executable, "-m", "benchmarks", "memory", *options, "--results", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    [record] = json.loads((tmp_path / "memory.json").read_text("utf-8"))
+    for one in record["bytes"].values():
+        assert 0 < one["planned_state"] < one["planned"]
+        assert 0 < one["measured_state"] < one["measured"]
+    assert record["ratios"]["full"]["clock"]["median"] > 0
+    text = (tmp_path / "memory.md").read_text("utf-8")
+    for remat, one in record["bytes"].items():
+        ratio = one["planned"] / one["measured"]
+        assert (
+            f"| one device | {remat} | {one['planned'] / 2**20:,.1f} | {one['measured'] / 2**20:,.1f} | {ratio:.3f}"
+            in text
+        )
+    assert "## Remat" in text
+    assert "## Remat" not in memory.page([untimed(record)])
+
+
+def untimed(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in ("sides", "ratios")}
 
 
 def test_what_did_other_work_is_not_recorded(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The engine against the naive loop, and a row against its batch."""
 
 import dataclasses
+import functools
 import math
+import re
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ import pytest
 from gpt2jax import model
 from gpt2jax.config import ModelConfig, SamplingConfig
 from gpt2jax.errors import GPT2JaxError
+from gpt2jax.generate import engine
 from gpt2jax.generate.batch import Batch
 from gpt2jax.generate.engine import decoding_params
 from gpt2jax.generate.request import Request
@@ -50,6 +53,41 @@ def test_texts_do_not_depend_on_how_often_they_are_looked_at(hf_tiny: Checkpoint
             assert row.tokens[: len(before)] == before
         seen = [list(row.tokens) for row in batch.rows]
     assert seen == write(hf_tiny, prompts, settings)
+
+
+def test_one_text_is_written_without_copies_of_its_cache_on_a_cpu(
+    hf_tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The twin writes as many rows are written: the compiler then copies all keys and values at every token."""
+    batch = batch_of(hf_tiny, [Request((1, 2, 3), GREEDY)])
+    shape = ",".join(map(str, batch._state.cache[0]["k"].shape))
+
+    def copies() -> int:
+        jax.clear_caches()
+        lowered = engine.advance.lower(batch.params, batch._state, jnp.int32(8), config=hf_tiny.config, place=None)
+        return len(re.findall(rf"= f32\[{shape}\]\S* copy\(", lowered.compile().as_text() or ""))
+
+    assert copies() == 0
+    monkeypatch.setattr(model, "_write_twice", plain_write)
+    assert copies() > 0
+    jax.clear_caches()
+
+
+def plain_write(cache_BHSK: jax.Array, new_BHTK: jax.Array, position_B: jax.Array) -> jax.Array:
+    one = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+    return jax.vmap(one)(cache_BHSK, new_BHTK, position_B)
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_row_alone_is_written_where_rows_together_are(length: int) -> None:
+    """At the end of the cache too, where several tokens do not fit."""
+    rng = np.random.default_rng(0)
+    cache = jnp.asarray(rng.normal(size=(1, 2, 8, 4)), jnp.float32)
+    new = jnp.asarray(rng.normal(size=(1, 2, length, 4)), jnp.float32)
+    found = [model._write_twice(cache, new, jnp.array([at], jnp.int32)) for at in (0, 4, 7, 9)]
+    for at, one in zip((0, 4, 7, 9), found, strict=True):
+        np.testing.assert_array_equal(one, plain_write(cache, new, jnp.array([at], jnp.int32)))
+    assert not np.array_equal(found[0], found[1])
 
 
 def test_a_sample_does_not_depend_on_its_batch(hf_tiny: Checkpoint) -> None:
