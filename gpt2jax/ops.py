@@ -1,5 +1,5 @@
-"""Dense layers, layer norm and GELU, with gradients written out so that little is kept for the backward pass, or so
-that a CPU computes them well; work on positions that is done a chunk of them at a time."""
+"""Dense layers' products, layer norm and GELU, with gradients written out so that a CPU computes them well or little is
+kept for the backward pass; work on positions that is done a chunk of them at a time."""
 
 import functools
 import math
@@ -11,49 +11,44 @@ import jax.numpy as jnp
 import numpy as np
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def dense(einsum: str, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """``jnp.einsum(einsum, x, kernel) + bias``, the bias over the output's axes that are the kernel's.
+def product(einsum: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """``jnp.einsum(einsum, x, kernel)``, of states and a dense layer's kernel.
 
-    On CPU its gradient is written out. Derived automatically, that by the kernel is a product of a transpose, which the
-    CPU's compiler leaves to a slower program than other products, or for which it transposes the larger of the two.
-    Reverse mode only.
+    Its gradient by the kernel is written out for CPU: it is the product of a transpose, and derived automatically, the
+    compiler takes a slower program for it than for other products, or transposes the larger of the two. Reverse mode
+    only.
     """
-    kernel_letters, out = einsum.split(",")[1].split("->")
-    return jnp.einsum(einsum, x, kernel) + jnp.expand_dims(bias, [out.index(one) for one in out if one not in kernel_letters])
+    # The product itself stays in sight of rematerialisation policies, to which a function with a gradient of its own is
+    # no product.
+    return _kernel_gradient(einsum, jnp.einsum(einsum, x, jax.lax.stop_gradient(kernel)), x, kernel)
 
 
-def _dense_forward(einsum: str, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, Any]:
-    return dense(einsum, x, kernel, bias), (x, kernel, bias)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _kernel_gradient(einsum: str, out: jax.Array, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """``out``, as it is; under differentiation it is what gives ``kernel`` its gradient."""
+    return out
 
 
-def _dense_backward(einsum: str, kept: Any, grad: jax.Array) -> Any:
-    def derived(x: jax.Array, kernel: jax.Array, bias: jax.Array, grad: jax.Array) -> Any:
-        return jax.vjp(functools.partial(dense.fun, einsum), x, kernel, bias)[1](grad)
-
-    return jax.lax.platform_dependent(*kept, grad, cpu=functools.partial(_dense_gradients, einsum), default=derived)
-
-
-def _dense_gradients(
-    einsum: str, x: jax.Array, kernel: jax.Array, bias: jax.Array, grad: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _product_backward(einsum: str, kept: tuple[jax.Array], grad: jax.Array) -> tuple[jax.Array, None, jax.Array]:
     left, (right, out) = einsum.split(",")[0], einsum.split(",")[1].split("->")
-    rows, ins = "".join(one for one in left if one in out), "".join(one for one in left if one in right)
+    rows, ins = "".join(axis for axis in left if axis in out), "".join(axis for axis in left if axis in right)
     outs = right.removeprefix(ins)
-    x_grad = jnp.einsum(f"{out},{right}->{left}", grad, kernel)
-    # The smaller of the two is transposed, by itself: without the barriers, the compiler goes back to where it was.
-    alone = jax.lax.optimization_barrier
-    if x.size <= grad.size:
-        kernel_grad = jnp.einsum(f"{ins}{rows},{out}->{right}", alone(jnp.einsum(f"{left}->{ins}{rows}", x)), grad)
-    else:
+
+    def derived(x: jax.Array, grad: jax.Array) -> jax.Array:
+        return jnp.einsum(f"{left},{out}->{right}", x, grad)
+
+    def on_cpu(x: jax.Array, grad: jax.Array) -> jax.Array:
+        # The smaller is transposed, by itself: without barriers the compiler turns all of it to what it was.
+        alone = jax.lax.optimization_barrier
+        if x.size <= grad.size:
+            return jnp.einsum(f"{ins}{rows},{out}->{right}", alone(jnp.einsum(f"{left}->{ins}{rows}", x)), grad)
         turned = alone(jnp.einsum(f"{out}->{outs}{rows}", grad))
-        kernel_grad = alone(jnp.einsum(f"{outs}{rows},{left}->{outs}{ins}", turned, x))
-        kernel_grad = jnp.einsum(f"{outs}{ins}->{right}", kernel_grad)
-    bias_grad = grad.sum([out.index(one) for one in rows])
-    return x_grad, kernel_grad, bias_grad
+        return jnp.einsum(f"{outs}{ins}->{right}", alone(jnp.einsum(f"{outs}{rows},{left}->{outs}{ins}", turned, x)))
+
+    return grad, None, jax.lax.platform_dependent(*kept, grad, cpu=on_cpu, default=derived)
 
 
-dense.defvjp(_dense_forward, _dense_backward)
+_kernel_gradient.defvjp(lambda einsum, out, x, kernel: (out, (x,)), _product_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
