@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import regex  # type: ignore[import-untyped]
+import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
+from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyped]
 
 from gpt2jax import tokenizer
 from gpt2jax.errors import GPT2JaxError
 
-# OpenAI's own pattern (openai/gpt-2, src/encoder.py), without the possessive quantifiers of ours.
+# OpenAI's own pattern (openai/gpt-2, src/encoder.py), without the group and the possessive quantifier of ours.
 OPENAI_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # minGPT's example (karpathy/minGPT, mingpt/bpe.py).
 BPE_TEXT = "Hello!! I'm Andrej Karpathy. It's 2022. w00t :D 🤗"
@@ -103,6 +105,28 @@ def test_gpt2_tokens_are_the_published_ones(text: str, tokens: list[int]) -> Non
 def test_gpt2_tokens_are_those_of_a_plain_byte_pair_encoder(text: str) -> None:
     encoding = tokenizer.gpt2()
     assert tokenizer.encode_prompt(encoding, text) == plain_bpe(text, encoding._mergeable_ranks)
+
+
+def with_pattern(pattern: str) -> tiktoken.Encoding:
+    gpt2 = tokenizer.gpt2()
+    return tiktoken.Encoding(
+        "gpt2", pat_str=pattern, mergeable_ranks=gpt2._mergeable_ranks, special_tokens=gpt2._special_tokens
+    )
+
+
+@pytest.mark.parametrize("run", ["a", "1", "!", " ", "\n", "\t ", "é", " a", "'", "'s", "\u3000", "a1!' "])
+def test_long_runs_are_cut_as_by_tiktokens_own_pattern(run: str) -> None:
+    theirs = with_pattern(r50k_pat_str)
+    for text in (run * 20_000, run * 20_000 + "x", f"x{run * 20_000} ", f"x  {run * 20_000}\n\n x"):
+        assert np.array_equal(
+            tokenizer.encode_corpus(tokenizer.gpt2(), text), theirs.encode_to_numpy(text, disallowed_special=())
+        )
+
+
+def test_another_order_of_the_pattern_cuts_otherwise() -> None:
+    others_first = r"""(?: ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|'(?:[sdmt]|ll|ve|re))|\s++$|\s+(?!\S)|\s"""
+    assert sorted(others_first) == sorted(tokenizer.GPT2_PATTERN)
+    assert with_pattern(others_first).encode("it's") != tokenizer.gpt2().encode("it's")
 
 
 @given(TEXT)
