@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from gpt2jax import parameters
 from gpt2jax.attention import NATIVE, attend, cached_attention, kernel_here
 from gpt2jax.config import ModelConfig
-from gpt2jax.ops import gelu, layer_norm
+from gpt2jax.ops import gelu, layer_norm, product
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
 
@@ -79,7 +79,7 @@ class Dense(_Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel, bias = self.row(f"{self.rows}/kernel"), self.row(f"{self.rows}/bias")
-        out = jnp.einsum(self.einsum, x, kernel.astype(x.dtype)) + jnp.expand_dims(bias.astype(x.dtype), self.expand)
+        out = product(self.einsum, x, kernel.astype(x.dtype)) + jnp.expand_dims(bias.astype(x.dtype), self.expand)
         if not self.has_variable("lora", "a"):
             return out
         a, b = (self.get_variable("lora", name).astype(x.dtype) for name in ("a", "b"))

@@ -1,5 +1,5 @@
-"""Layer norm and GELU, with gradients written out so that little is kept for the backward pass; work on positions
-that is done a chunk of them at a time."""
+"""Dense layers' products, layer norm and GELU, with gradients written out so that a CPU computes them well or little is
+kept for the backward pass; work on positions that is done a chunk of them at a time."""
 
 import functools
 import math
@@ -9,6 +9,46 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+def product(einsum: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """``jnp.einsum(einsum, x, kernel)``, of states and a dense layer's kernel.
+
+    Its gradient by the kernel is written out for CPU: it is the product of a transpose, and derived automatically, the
+    compiler takes a slower program for it than for other products, or transposes the larger of the two. Reverse mode
+    only.
+    """
+    # The product itself stays in sight of rematerialisation policies, to which a function with a gradient of its own is
+    # no product.
+    return _kernel_gradient(einsum, jnp.einsum(einsum, x, jax.lax.stop_gradient(kernel)), x, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _kernel_gradient(einsum: str, out: jax.Array, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """``out``, as it is; under differentiation it is what gives ``kernel`` its gradient."""
+    return out
+
+
+def _product_backward(einsum: str, kept: tuple[jax.Array], grad: jax.Array) -> tuple[jax.Array, None, jax.Array]:
+    left, (right, out) = einsum.split(",")[0], einsum.split(",")[1].split("->")
+    rows, ins = "".join(axis for axis in left if axis in out), "".join(axis for axis in left if axis in right)
+    outs = right.removeprefix(ins)
+
+    def derived(x: jax.Array, grad: jax.Array) -> jax.Array:
+        return jnp.einsum(f"{left},{out}->{right}", x, grad)
+
+    def on_cpu(x: jax.Array, grad: jax.Array) -> jax.Array:
+        # The smaller is transposed, by itself: without barriers the compiler turns all of it to what it was.
+        alone = jax.lax.optimization_barrier
+        if x.size <= grad.size:
+            return jnp.einsum(f"{ins}{rows},{out}->{right}", alone(jnp.einsum(f"{left}->{ins}{rows}", x)), grad)
+        turned = alone(jnp.einsum(f"{out}->{outs}{rows}", grad))
+        return jnp.einsum(f"{outs}{ins}->{right}", alone(jnp.einsum(f"{outs}{rows},{left}->{outs}{ins}", turned, x)))
+
+    return grad, None, jax.lax.platform_dependent(*kept, grad, cpu=on_cpu, default=derived)
+
+
+_kernel_gradient.defvjp(lambda einsum, out, x, kernel: (out, (x,)), _product_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -1,4 +1,4 @@
-"""The written gradients of layer norm and GELU against derived ones."""
+"""The written gradients of dense products, layer norm and GELU against derived ones."""
 
 from typing import Any
 
@@ -7,8 +7,50 @@ import jax.numpy as jnp
 import pytest
 from jax.test_util import check_grads
 
-from gpt2jax.ops import gelu, layer_norm
+from gpt2jax.ops import gelu, layer_norm, product
 from tests.helpers import distance
+
+# The four dense layers of a block, and the forms that query, key and value come in.
+PRODUCTS = ["btd,dchk->btchk", "btd,dchk->cbhtk", "bhtk,hkd->btd", "btd,df->btf", "btf,fd->btd"]
+SIZES = {"b": 2, "t": 24, "d": 16, "c": 3, "h": 2, "k": 8, "f": 64}
+
+
+def operands(einsum: str) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """States, kernel and the gradient of what they make."""
+    (left, right), out = einsum.split("->")[0].split(","), einsum.split("->")[1]
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, kernel, grad = (
+        jax.random.normal(key, [SIZES[axis] for axis in axes])
+        for key, axes in zip(keys, (left, right, out), strict=True)
+    )
+    return x, kernel, grad
+
+
+@pytest.mark.parametrize("einsum", PRODUCTS)
+class TestProduct:
+    def test_its_written_gradient_is_the_derived_one(self, einsum: str) -> None:
+        x, kernel, grad = operands(einsum)
+        found_out, found = jax.vjp(lambda x, kernel: product(einsum, x, kernel), x, kernel)
+        wanted_out, wanted = jax.vjp(lambda x, kernel: jnp.einsum(einsum, x, kernel), x, kernel)
+        assert (found_out == wanted_out).all()
+        for one, other, none in zip(found(grad), wanted(grad), wanted(grad[::-1]), strict=True):
+            assert one.dtype == other.dtype
+            assert distance(one, other) < 1e-5
+            assert distance(one, none) > 1e-2
+
+    def test_on_cpu_no_product_is_of_a_transpose(self, einsum: str) -> None:
+        """That is, none sums over the first axis of its left side."""
+        x, kernel, grad = operands(einsum)
+
+        def slow_products(function: Any) -> int:
+            def by_kernel(x: jax.Array, kernel: jax.Array, grad: jax.Array) -> jax.Array:
+                return jax.vjp(lambda kernel: function(x, kernel), kernel)[1](grad)[0]
+
+            return str(jax.jit(by_kernel).lower(x, kernel, grad).compile().as_text()).count("lhs_contracting_dims={0}")
+
+        assert slow_products(lambda x, kernel: product(einsum, x, kernel)) == 0
+        if einsum == "btd,df->btf":  # Of others it turns the larger side instead.
+            assert slow_products(lambda x, kernel: jnp.einsum(einsum, x, kernel)) == 1
 
 
 class TestLayerNorm:
