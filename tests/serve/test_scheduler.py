@@ -76,8 +76,7 @@ def test_texts_are_those_of_the_offline_engine_whatever_shares_the_slots(
         for one in heard:
             one.wait()
         assert compiled == []
-        for number, (prompt, sampling) in enumerate(asked):
-            wanted, found = wanted_texts[number], heard[number]
+        for number, (wanted, found) in enumerate(zip(wanted_texts, heard, strict=True)):
             assert found.text == wanted.text, number
             assert found.pieces[-1].finish == wanted.finish
             assert [token.token for token in found.tokens] == wanted.tokens
