@@ -29,7 +29,15 @@ def _kernel_gradient(einsum: str, out: jax.Array, x: jax.Array, kernel: jax.Arra
     return out
 
 
-def _product_backward(einsum: str, kept: tuple[jax.Array], grad: jax.Array) -> tuple[jax.Array, None, jax.Array]:
+def _product_forward(einsum: str, out: Any, x: Any, kernel: Any) -> tuple[jax.Array, jax.Array | None]:
+    return out.value, x.value if kernel.perturbed else None
+
+
+def _product_backward(einsum: str, x: jax.Array | None, grad: Any) -> tuple[Any, None, jax.Array | None]:
+    if isinstance(grad, jax.custom_derivatives.SymbolicZero):
+        return None, None, None
+    if x is None:
+        return grad, None, None
     left, (right, out) = einsum.split(",")[0], einsum.split(",")[1].split("->")
     rows, ins = "".join(axis for axis in left if axis in out), "".join(axis for axis in left if axis in right)
     outs = right.removeprefix(ins)
@@ -45,10 +53,11 @@ def _product_backward(einsum: str, kept: tuple[jax.Array], grad: jax.Array) -> t
         turned = alone(jnp.einsum(f"{out}->{outs}{rows}", grad))
         return jnp.einsum(f"{outs}{ins}->{right}", alone(jnp.einsum(f"{outs}{rows},{left}->{outs}{ins}", turned, x)))
 
-    return grad, None, jax.lax.platform_dependent(*kept, grad, cpu=on_cpu, default=derived)
+    return grad, None, jax.lax.platform_dependent(x, grad, cpu=on_cpu, default=derived)
 
 
-_kernel_gradient.defvjp(lambda einsum, out, x, kernel: (out, (x,)), _product_backward)
+# With symbolic zeros it is known which arguments are learned: beside adapters, kernels are not.
+_kernel_gradient.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -8,7 +8,7 @@ import pytest
 from jax.test_util import check_grads
 
 from gpt2jax.ops import gelu, layer_norm, product
-from tests.helpers import distance
+from tests.helpers import count_primitive, distance
 
 # The four dense layers of a block, and the forms that query, key and value come in.
 PRODUCTS = ["btd,dchk->btchk", "btd,dchk->cbhtk", "bhtk,hkd->btd", "btd,df->btf", "btf,fd->btd"]
@@ -37,6 +37,19 @@ class TestProduct:
             assert one.dtype == other.dtype
             assert distance(one, other) < 1e-5
             assert distance(one, none) > 1e-2
+
+    def test_a_kernel_that_is_held_has_no_gradient(self, einsum: str) -> None:
+        """As beside adapters: none is computed, to be thrown away."""
+        x, kernel, _ = operands(einsum)
+
+        def by_states(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jax.grad(lambda x: product(einsum, x, kernel).sum())(x)
+
+        def by_both(x: jax.Array, kernel: jax.Array) -> Any:
+            return jax.grad(lambda x, kernel: product(einsum, x, kernel).sum(), (0, 1))(x, kernel)
+
+        assert count_primitive("dot_general", by_states, x, kernel) == 2
+        assert count_primitive("dot_general", by_both, x, kernel) > 2
 
     def test_on_cpu_no_product_is_of_a_transpose(self, einsum: str) -> None:
         """That is, none sums over the first axis of its left side."""

@@ -105,9 +105,12 @@ def test_a_program_that_is_too_large_is_one_line(text: str, line: str) -> None:
 
 
 def product_flops(jaxpr: Any) -> float:
-    """Of all matrix products, as often as they are computed."""
+    """Of all matrix products, as often as they are computed; of the branches for a platform each, one is."""
     total = 0.0
     for equation in jaxpr.eqns:
+        if equation.primitive.name == "cond":
+            total += max(product_flops(branch) for branch in equation.params["branches"])
+            continue
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             summed = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
