@@ -129,8 +129,12 @@ class Attention(_Placed):
 
 def _write(cache_BHSK: jax.Array, new_BHTK: jax.Array, position_B: jax.Array) -> jax.Array:
     """``new`` into the cache from each row's own position on; at the end of the cache, where it does not fit."""
-    if cache_BHSK.shape[0] == 1 and jax.default_backend() == "cpu":
-        return _write_twice(cache_BHSK, new_BHTK, position_B)
+    if cache_BHSK.shape[0] == 1:
+        return jax.lax.platform_dependent(cache_BHSK, new_BHTK, position_B, cpu=_write_twice, default=_write_once)
+    return _write_once(cache_BHSK, new_BHTK, position_B)
+
+
+def _write_once(cache_BHSK: jax.Array, new_BHTK: jax.Array, position_B: jax.Array) -> jax.Array:
     write = jax.vmap(lambda cache_HSK, new_HTK, at: jax.lax.dynamic_update_slice_in_dim(cache_HSK, new_HTK, at, axis=1))
     return write(cache_BHSK, new_BHTK, position_B)
 
