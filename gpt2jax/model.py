@@ -49,6 +49,10 @@ class _Module(nn.Module):
 class _Placed(_Module):
     partition: Partition | None = None
 
+    @property
+    def alone(self) -> bool:
+        return self.partition is None or self.partition.mesh.size == 1
+
     def pin(self, x: jax.Array, *axes: str) -> jax.Array:
         """``x`` [B, ...] on the mesh, where the rules cut positions between blocks (``sequence``): they are whole
         inside a block, which is cut along heads and MLP. Left to the compiler, the cut moves about."""
@@ -75,11 +79,14 @@ class Dense(_Module):
     rows: str
     einsum: str
     expand: tuple[int, ...] = (0, 1)
+    alone: bool = True
+    """Whether one device computes it: on a mesh, products are left to the compiler, which also places them."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel, bias = self.row(f"{self.rows}/kernel"), self.row(f"{self.rows}/bias")
-        out = product(self.einsum, x, kernel.astype(x.dtype)) + jnp.expand_dims(bias.astype(x.dtype), self.expand)
+        multiply = product if self.alone else jnp.einsum
+        out = multiply(self.einsum, x, kernel.astype(x.dtype)) + jnp.expand_dims(bias.astype(x.dtype), self.expand)
         if not self.has_variable("lora", "a"):
             return out
         a, b = (self.get_variable("lora", name).astype(x.dtype) for name in ("a", "b"))
@@ -111,9 +118,11 @@ class Attention(_Placed):
             segmented = segments_BT is not None
             kernel = kernel_here(config, x_BTD, self.partition, dropout=key is not None, segmented=segmented)
         if kernel == "xla":
-            qkv_CBHTK = Dense(config, "h/attn/c_attn", "btd,dchk->cbhtk", (1, 3), name="c_attn")(x_BTD)
+            qkv_CBHTK = Dense(config, "h/attn/c_attn", "btd,dchk->cbhtk", (1, 3), alone=self.alone, name="c_attn")(
+                x_BTD
+            )
         else:  # On CPU the other form takes longer for few positions and for very many.
-            qkv_BTCHK = Dense(config, "h/attn/c_attn", "btd,dchk->btchk", name="c_attn")(x_BTD)
+            qkv_BTCHK = Dense(config, "h/attn/c_attn", "btd,dchk->btchk", alone=self.alone, name="c_attn")(x_BTD)
             qkv_CBHTK = qkv_BTCHK.transpose(2, 0, 3, 1, 4)
         q_BHTK, k_BHTK, v_BHTK = (self.pin(one_BHTK, "heads", "length", "head_dim") for one_BHTK in qkv_CBHTK)
         if cache is None or position_B is None:
@@ -123,7 +132,7 @@ class Attention(_Placed):
         else:
             cache = {"k": _write(cache["k"], k_BHTK, position_B), "v": _write(cache["v"], v_BHTK, position_B)}
             out_BHTK = cached_attention(q_BHTK, cache["k"], cache["v"], position_B)
-        out_BTD = Dense(config, "h/attn/c_proj", "bhtk,hkd->btd", name="c_proj")(out_BHTK)
+        out_BTD = Dense(config, "h/attn/c_proj", "bhtk,hkd->btd", alone=self.alone, name="c_proj")(out_BHTK)
         return out_BTD, cache
 
 
@@ -155,10 +164,10 @@ def _write_twice(cache_1HSK: jax.Array, new_1HTK: jax.Array, position_1: jax.Arr
 class Mlp(_Placed):
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        x_BTF = Dense(self.config, "h/mlp/c_fc", "btd,df->btf", name="c_fc")(x_BTD)
+        x_BTF = Dense(self.config, "h/mlp/c_fc", "btd,df->btf", alone=self.alone, name="c_fc")(x_BTD)
         x_BTF = self.pin(x_BTF, "length", "mlp")
         x_BTF = gelu(x_BTF)
-        return Dense(self.config, "h/mlp/c_proj", "btf,fd->btd", name="c_proj")(x_BTF)
+        return Dense(self.config, "h/mlp/c_proj", "btf,fd->btd", alone=self.alone, name="c_proj")(x_BTF)
 
 
 class Block(_Placed):
