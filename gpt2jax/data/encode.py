@@ -13,7 +13,7 @@ import tiktoken
 
 from gpt2jax import tokenizer as tokenizers
 from gpt2jax.data.clean import Cleaning, rensa, shingles
-from gpt2jax.data.parts import ROW, SIGNATURE, TRAIN, UNDECIDED, VALIDATION, Parts, Record
+from gpt2jax.data.parts import ROW, ROW_VERSION, SIGNATURE, TRAIN, UNDECIDED, VALIDATION, Parts, Record
 from gpt2jax.data.readers import read_unit
 from gpt2jax.data.sources import Document, Reading
 from gpt2jax.data.units import Unit
@@ -69,7 +69,7 @@ class Job:
         own = dataclasses.replace(settings.cleaning, exact_duplicates=False)
         own = dataclasses.replace(own, near_duplicates=1.0 if own.near_duplicates else 0.0)
         given = dataclasses.asdict(dataclasses.replace(settings, cleaning=own))
-        return hashlib.sha256(json.dumps([shapes, given]).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps([shapes, given, ROW_VERSION]).encode()).hexdigest()[:32]
 
 
 def grouped(pieces: Iterable[Piece], unit_bytes: int) -> Iterator[Job]:

@@ -27,6 +27,8 @@ except ImportError:  # On Windows.
 ROW = np.dtype([
     ("end", "<u8"), ("bytes", "<u8"), ("prompt", "<u4"), ("continues", "u1"), ("split", "u1"), ("digest", "u1", (16,)),
 ])  # fmt: skip
+# Of what a row means: parts that another version left unfinished are made anew, not joined with these.
+ROW_VERSION = 2
 UNDECIDED, TRAIN, VALIDATION = 0, 1, 2
 # Numbers of a signature by which near duplicates are found.
 SIGNATURE = 128
