@@ -197,6 +197,31 @@ def cached_attention(q_BHTK: jax.Array, k_BHSK: jax.Array, v_BHSK: jax.Array, po
     return _attend(q_BHTK, k_BHSK, v_BHSK, mask_BTS[:, None], 0.0, None)
 
 
+def write_cache(cache_BHSK: jax.Array, new_BHTK: jax.Array, position_B: jax.Array) -> jax.Array:
+    """``new`` into the cache from each row's own position on; at the end of the cache, where it does not fit."""
+    if cache_BHSK.shape[0] == 1:
+        return jax.lax.platform_dependent(cache_BHSK, new_BHTK, position_B, cpu=_write_twice, default=_write_once)
+    return _write_once(cache_BHSK, new_BHTK, position_B)
+
+
+def _write_once(cache_BHSK: jax.Array, new_BHTK: jax.Array, position_B: jax.Array) -> jax.Array:
+    write = jax.vmap(lambda cache_HSK, new_HTK, at: jax.lax.dynamic_update_slice_in_dim(cache_HSK, new_HTK, at, axis=1))
+    return write(cache_BHSK, new_BHTK, position_B)
+
+
+def _write_twice(cache_1HSK: jax.Array, new_1HTK: jax.Array, position_1: jax.Array) -> jax.Array:
+    """``write_cache`` of one row, which is written two times, to the same place.
+
+    A single write XLA takes apart on CPU: one for attention, one for the next turn of the loop, and so that neither is
+    seen by the other, four copies of the whole cache a token (benchmarks/results/growth.md).
+    """
+    length = new_1HTK.shape[2]
+    start_1 = jnp.clip(position_1, 0, cache_1HSK.shape[2] - length)
+    at_2T = jnp.broadcast_to(start_1 + jnp.arange(length), (2, length))
+    new_2THK = jnp.broadcast_to(new_1HTK.swapaxes(1, 2), (2, length, *new_1HTK.shape[1::2]))
+    return cache_1HSK.at[0, :, at_2T].set(new_2THK, mode="promise_in_bounds")
+
+
 def causal_weights(q_BHTK: jax.Array, k_BHTK: jax.Array) -> jax.Array:
     """What :func:`causal_attention` takes its means with, to look at: float32 [B, H, T, T], a query's weights over all
     positions in a row. They sum to 1, and those of later positions are 0."""

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from gpt2jax import parameters
-from gpt2jax.attention import NATIVE, attend, cached_attention, kernel_here
+from gpt2jax.attention import NATIVE, attend, cached_attention, kernel_here, write_cache
 from gpt2jax.config import ModelConfig
 from gpt2jax.ops import gelu, layer_norm, product
 from gpt2jax.parameters import Params
@@ -130,35 +130,10 @@ class Attention(_Placed):
             out_BHTK = self.pin(out_BHTK, "heads", "length", "head_dim")
             cache = {"k": k_BHTK, "v": v_BHTK}
         else:
-            cache = {"k": _write(cache["k"], k_BHTK, position_B), "v": _write(cache["v"], v_BHTK, position_B)}
+            cache = {"k": write_cache(cache["k"], k_BHTK, position_B), "v": write_cache(cache["v"], v_BHTK, position_B)}
             out_BHTK = cached_attention(q_BHTK, cache["k"], cache["v"], position_B)
         out_BTD = Dense(config, "h/attn/c_proj", "bhtk,hkd->btd", alone=self.alone, name="c_proj")(out_BHTK)
         return out_BTD, cache
-
-
-def _write(cache_BHSK: jax.Array, new_BHTK: jax.Array, position_B: jax.Array) -> jax.Array:
-    """``new`` into the cache from each row's own position on; at the end of the cache, where it does not fit."""
-    if cache_BHSK.shape[0] == 1:
-        return jax.lax.platform_dependent(cache_BHSK, new_BHTK, position_B, cpu=_write_twice, default=_write_once)
-    return _write_once(cache_BHSK, new_BHTK, position_B)
-
-
-def _write_once(cache_BHSK: jax.Array, new_BHTK: jax.Array, position_B: jax.Array) -> jax.Array:
-    write = jax.vmap(lambda cache_HSK, new_HTK, at: jax.lax.dynamic_update_slice_in_dim(cache_HSK, new_HTK, at, axis=1))
-    return write(cache_BHSK, new_BHTK, position_B)
-
-
-def _write_twice(cache_1HSK: jax.Array, new_1HTK: jax.Array, position_1: jax.Array) -> jax.Array:
-    """:func:`_write` of one row, which is written two times, to the same place.
-
-    A single write XLA takes apart on CPU: one for attention, one for the next turn of the loop, and so that neither is
-    seen by the other, four copies of the whole cache a token (benchmarks/results/growth.md).
-    """
-    length = new_1HTK.shape[2]
-    start_1 = jnp.clip(position_1, 0, cache_1HSK.shape[2] - length)
-    at_2T = jnp.broadcast_to(start_1 + jnp.arange(length), (2, length))
-    new_2THK = jnp.broadcast_to(new_1HTK.swapaxes(1, 2), (2, length, *new_1HTK.shape[1::2]))
-    return cache_1HSK.at[0, :, at_2T].set(new_2THK, mode="promise_in_bounds")
 
 
 class Mlp(_Placed):

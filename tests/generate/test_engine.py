@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpt2jax import model
+from gpt2jax import attention, model
 from gpt2jax.config import ModelConfig, SamplingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate import engine
@@ -68,7 +68,7 @@ def test_one_text_is_written_without_copies_of_its_cache_on_a_cpu(
         return len(re.findall(rf"= f32\[{shape}\]\S* copy\(", lowered.compile().as_text() or ""))
 
     assert copies() == 0
-    monkeypatch.setattr(model, "_write_twice", plain_write)
+    monkeypatch.setattr(attention, "_write_twice", plain_write)
     assert copies() > 0
     jax.clear_caches()
 
@@ -84,7 +84,7 @@ def test_a_row_alone_is_written_where_rows_together_are(length: int) -> None:
     rng = np.random.default_rng(0)
     cache = jnp.asarray(rng.normal(size=(1, 2, 8, 4)), jnp.float32)
     new = jnp.asarray(rng.normal(size=(1, 2, length, 4)), jnp.float32)
-    found = [model._write_twice(cache, new, jnp.array([at], jnp.int32)) for at in (0, 4, 7, 9)]
+    found = [attention._write_twice(cache, new, jnp.array([at], jnp.int32)) for at in (0, 4, 7, 9)]
     for at, one in zip((0, 4, 7, 9), found, strict=True):
         np.testing.assert_array_equal(one, plain_write(cache, new, jnp.array([at], jnp.int32)))
     assert not np.array_equal(found[0], found[1])
