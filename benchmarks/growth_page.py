@@ -29,9 +29,7 @@ MENDED = {
         "batch 1 the program copied all keys and values four times at every token: XLA's CPU compiler made two\n"
         "writes of the one into the cache, and shielded each from the other (in its text 32 copies, of the 8\n"
         "arrays of 4 layers; at batch 8 none). Written twice to the same place they stay one write, and nothing\n"
-        "is copied (`gpt2jax/model.py`, `_write_twice`). gpt2 at batch 1, `engine.advance` with either in turn in\n"
-        "one process, five pairs, load 15 to 20: 2.07 times the processor's time before (1.97 to 2.13) with a\n"
-        "cache of 1,024, 1.13 times (1.02 to 1.25) with one of 128; the same tokens and log-probabilities."
+        "is copied (`gpt2jax/attention.py`, `write_cache`; `tests/generate/test_engine.py` looks for copies)."
     ),
 }
 COLUMNS = 3
