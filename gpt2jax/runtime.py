@@ -1,6 +1,9 @@
-"""Start-up of a program that uses gpt2jax: devices, the compilation cache, and what there is to say of both."""
+"""Start-up of a program that uses gpt2jax: devices, the compilation cache, a CPU's memory, and what there is to say of
+them."""
 
+import ctypes
 import importlib.metadata
+import importlib.util
 import os
 import platform
 from pathlib import Path
@@ -38,6 +41,35 @@ def start(cpu_devices: int = 0) -> None:
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+# Of glibc's mallopt (malloc.h).
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+
+
+def keep_memory() -> bool:
+    """Call before jax's first device is asked for, in a program that trains: memory that one step has freed stays with
+    the process, for the next one.
+
+    XLA takes the temporaries of a CPU's program from malloc as one piece, and malloc in glibc maps so large a piece
+    anew every time, with a page fault for every 4 KiB of it: a tenth to a quarter of a step (benchmarks/log.md). It
+    does not where it may not map, which holds for the heap of the main thread alone: so programs are run by the thread
+    that calls them.
+
+    Returns:
+        Whether that is done: on Linux with glibc, one device, and no accelerator that jax would take for it.
+    """
+    asked = jax.config.jax_platforms  # type: ignore[attr-defined]
+    plugins = importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu")
+    cpu = asked == "cpu" if asked else not plugins
+    if not cpu or jax.config.jax_num_cpu_devices > 1 or platform.system() != "Linux":  # type: ignore[attr-defined]
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    kept = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 64 << 20))
+    if mallopt is None or not all(mallopt(name, value) for name, value in kept):
+        return False
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    return True
 
 
 def versions() -> dict[str, str]:

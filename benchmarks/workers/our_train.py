@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 import gpt2jax
+from gpt2jax import runtime
 from gpt2jax.config import Config, MeshConfig, OptimizerConfig, TrainingConfig
 from gpt2jax.partition import Partition, make_mesh
 from gpt2jax.train.step import init_state, make_train_step
@@ -16,6 +17,7 @@ from gpt2jax.train.step import init_state, make_train_step
 
 def main() -> None:
     work = json.loads(sys.argv[1])
+    runtime.keep_memory()  # As `gpt2jax train` does.
     params, model, _ = gpt2jax.load(work["model"])
     windows = np.load(work["windows"]).astype(np.int32)[None]
     config = Config(

@@ -45,10 +45,13 @@ def one_line(report: str) -> str:
     return f"{message} (nearest: {hints[0]})" if message.startswith("Unrecognized") and hints else message
 
 
-def start(cpu_devices: int = 0, distributed: DistributedConfig | None = None) -> None:
+def start(cpu_devices: int = 0, distributed: DistributedConfig | None = None, *, keep_memory: bool = False) -> None:
     """Prepare jax, and meet the other processes when there are any.
 
     What jax reads from the environment must stand there before it is imported.
+
+    Args:
+        keep_memory: as :func:`gpt2jax.runtime.keep_memory` does.
     """
     if cpu_devices:
         os.environ["NPROC"] = str(max(64, 2 * cpu_devices))  # Why: gpt2jax.runtime.start.
@@ -56,6 +59,8 @@ def start(cpu_devices: int = 0, distributed: DistributedConfig | None = None) ->
     from gpt2jax import runtime
 
     runtime.start(cpu_devices)
+    if keep_memory:
+        runtime.keep_memory()
     if distributed is not None:
         from gpt2jax import distributed as processes
 

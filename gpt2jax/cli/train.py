@@ -73,7 +73,7 @@ def run(args: list[str]) -> int:
     given, config = config, parse(settings.Config, args, "train", HELP, default=config)
 
     stopped_status = _stopped_status()
-    start(config.mesh.cpu_devices, config.distributed)
+    start(config.mesh.cpu_devices, config.distributed, keep_memory=not dry)
     if config.training.init_from and named != frozenset(settings.SIZES):
         given = dataclasses.replace(given, model=with_sizes_of_weights(config.training, given.model, named))
         config = parse(settings.Config, args, "train", HELP, default=given)
