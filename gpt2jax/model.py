@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from gpt2jax import parameters
-from gpt2jax.attention import NATIVE, attend, cached_attention, kernel_here, write_cache
+from gpt2jax.attention import NATIVE, attend, cached_attention, kernel_here, unstack, write_cache
 from gpt2jax.config import ModelConfig
 from gpt2jax.ops import gelu, layer_norm, product
 from gpt2jax.parameters import Params
@@ -124,7 +124,7 @@ class Attention(_Placed):
         else:  # On CPU the other form takes longer for few positions and for very many.
             qkv_BTCHK = Dense(config, "h/attn/c_attn", "btd,dchk->btchk", alone=self.alone, name="c_attn")(x_BTD)
             qkv_CBHTK = qkv_BTCHK.transpose(2, 0, 3, 1, 4)
-        q_BHTK, k_BHTK, v_BHTK = (self.pin(one_BHTK, "heads", "length", "head_dim") for one_BHTK in qkv_CBHTK)
+        q_BHTK, k_BHTK, v_BHTK = (self.pin(one_BHTK, "heads", "length", "head_dim") for one_BHTK in unstack(qkv_CBHTK))
         if cache is None or position_B is None:
             out_BHTK = attend(kernel, config, q_BHTK, k_BHTK, v_BHTK, self.partition, key, segments_BT)
             out_BHTK = self.pin(out_BHTK, "heads", "length", "head_dim")
