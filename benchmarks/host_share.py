@@ -23,6 +23,7 @@ from unittest import mock
 import jax
 
 from gpt2jax import config as settings
+from gpt2jax import runtime
 from gpt2jax.data.prepare import prepare
 from gpt2jax.train import loop
 
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--log-interval", type=int, default=10, help="as training.log_interval")
     given = parser.parse_args()
+    runtime.keep_memory()  # As `gpt2jax train` does.
     # A first round that is not counted, and the call that ends the last one.
     total = given.steps * (given.rounds + 1) + 1
     held: list[Held] = []
