@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, strict dtypes and ranks, a compilation cache, and what many tests share."""
 
 import os
+import signal
 
 # XLA's CPU client runs all virtual devices on one pool with a thread per core, and an all-reduce blocks a thread per
 # device: on a machine with few cores a longer run deadlocks and aborts. NPROC sizes that pool, and is read when jax
@@ -27,6 +28,9 @@ WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / f"jax-tests{WORKER}"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# A shell has what it starts in its background ignore SIGINT, and all that tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("gpt2jax", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("gpt2jax")
