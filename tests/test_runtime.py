@@ -30,7 +30,7 @@ print(int(kept), min(faults), out)  # Once more the heap may grow.
 
 
 def faults(*, kept: bool) -> tuple[int, int, float]:
-    """Whether memory is kept, the fewest page faults of a step, and what it computes; in a process of one CPU device."""
+    """Whether memory is kept, the fewest page faults of a step, and what it computes; in a process of one device."""
     command = [sys.executable, "-c", PROGRAM, "kept" if kept else "free"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     number, count, out = done.stdout.split()
