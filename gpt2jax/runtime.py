@@ -52,7 +52,7 @@ def keep_memory() -> bool:
     the process, for the next one.
 
     XLA takes the temporaries of a CPU's program from malloc as one piece, and malloc in glibc maps so large a piece
-    anew every time, with a page fault for every 4 KiB of it: a tenth to a quarter of a step (benchmarks/log.md). It
+    anew every time, with a page fault for every 4 KiB of it: 7 to 23 percent of a step (benchmarks/log.md). It
     does not where it may not map, which holds for the heap of the main thread alone: so programs are run by the thread
     that calls them.
 
