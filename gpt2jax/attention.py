@@ -101,7 +101,7 @@ def unstack(qkv_CBHTK: jax.Array) -> tuple[jax.Array, ...]:
     """Queries, keys and values, each [B, H, T, K].
 
     Their gradients are put together in one pass. Derived automatically, each is widened with zeros to all three, and
-    these are summed: on CPU 2 to 12 percent of a step (benchmarks/log.md).
+    these are summed: on CPU 2 to 12 percent of a step (benchmarks/log.md). Reverse mode only.
     """
     return tuple(qkv_CBHTK)
 

@@ -120,3 +120,22 @@ def test_without_a_key_or_a_rate_nothing_is_dropped() -> None:
     assert np.array_equal(causal_attention(q_BHTK, k_BHTK, v_BHTK, 0.0, jax.random.key(0)), plain)
     assert not np.array_equal(causal_attention(q_BHTK, k_BHTK, v_BHTK, 0.5, jax.random.key(0)), plain)
     assert count_primitive("random_bits", causal_attention, q_BHTK, k_BHTK, v_BHTK) == 0
+
+
+def test_gradients_of_queries_keys_and_values_are_stacked_and_not_widened() -> None:
+    qkv, weights = jax.random.normal(jax.random.key(0), (2, 3, 2, 2, 4, 3))
+
+    def gradient(unstack: Any, weights: jax.Array) -> Any:
+        def loss(qkv: jax.Array) -> jax.Array:
+            return sum((jnp.sin(one) * weight).sum() for one, weight in zip(unstack(qkv), weights, strict=True))
+
+        return jax.grad(loss)
+
+    def one_by_one(qkv: jax.Array) -> list[jax.Array]:
+        return [jax.lax.index_in_dim(qkv, number, keepdims=False) for number in range(3)]
+
+    found, plain = gradient(attention.unstack, weights), gradient(one_by_one, weights)
+    assert np.array_equal(found(qkv), plain(qkv))
+    assert not np.allclose(found(qkv), gradient(one_by_one, weights[::-1])(qkv))  # Twin: another order.
+    assert count_primitive("pad", found, qkv) == 0
+    assert count_primitive("pad", plain, qkv) > 0  # Twin.
