@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2jax import __version__, config
+from gpt2jax import __version__, config, runtime
 from gpt2jax.cli import evaluate, main, serve
 from gpt2jax.cli.generate import _read_file
+from gpt2jax.errors import GPT2JaxError
+from gpt2jax.train import dry_run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -252,30 +254,51 @@ def test_help_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     assert f"gpt2jax {verb}" in capsys.readouterr().out.split("example")[1]
 
 
+def processor_seconds(code: str, *, uses_jax: bool = False) -> float:
+    """What a new process takes for ``code``: its own work, as other tests run at the same time."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-c", f"{code}\nimport sys; sys.exit('jax' in sys.modules)"]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == uses_jax
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 @pytest.mark.parametrize(
-    ("code", "limit"),
-    [
-        ("import gpt2jax", 0.1),
-        ("import gpt2jax.cli as c; c.main(['--help'])", 0.4),
-        ("import gpt2jax.cli as c\ntry: c.main(['train', '--help'])\nexcept SystemExit: pass", 0.5),
-    ],
+    ("code", "limit"), [("import gpt2jax", 0.1), ("import gpt2jax.cli as c; c.main(['--help'])", 0.4)]
 )
 def test_starting_imports_no_jax_and_is_quick(code: str, limit: float) -> None:
-    seconds = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [sys.executable, "-c", f"{code}\nimport sys; sys.exit('jax' in sys.modules)"]
-        subprocess.run(command, check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        # Its own work: other tests run at the same time.
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < limit
+    assert min(processor_seconds(code) for _ in range(3)) < limit
+
+
+def test_the_help_of_a_verb_imports_no_jax_and_takes_little_more_than_its_libraries() -> None:
+    """Three times them, and it was 2.1 to 2.6. In seconds, 0.4 to 0.7 as the machine's clock went up and down, which
+    no limit parts from a mistake."""
+    shown = "import gpt2jax.cli as c\ntry: c.main(['train', '--help'])\nexcept SystemExit: pass"
+    libraries = "import tyro, pydantic.dataclasses, yaml"
+    ours, theirs = zip(*((processor_seconds(shown), processor_seconds(libraries)) for _ in range(3)), strict=True)
+    assert min(ours) < 3 * min(theirs)
+    # Twin: with what training imports it is above that.
+    assert processor_seconds(f"import gpt2jax.train.loop\n{shown}", uses_jax=True) > 3 * max(theirs)
 
 
 def test_what_computes_does_import_jax() -> None:
     """The twin: what the test above looks at sees jax where it is."""
     code = "import gpt2jax.cli as c; c.main(['info'])\nimport sys; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 1
+
+
+def test_training_keeps_memory_and_a_dry_run_and_generation_do_not(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keep() -> None:
+        raise GPT2JaxError("kept")
+
+    monkeypatch.setattr(runtime, "keep_memory", keep)
+    monkeypatch.setattr(dry_run, "dry_run", lambda config: "dry")
+    assert error(capsys, "train", "settings.yaml") == "gpt2jax: kept\n"
+    assert main(["train", "settings.yaml", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "dry\n"
+    assert "kept" not in error(capsys, "generate", "--model", "nowhere")
 
 
 def test_info_names_versions_devices_and_folders(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
