@@ -116,19 +116,19 @@ def test_damage_is_told_in_a_line_and_the_run_ends_bitwise_as_without(copy: Path
 def test_a_full_disk_ends_the_run_at_the_next_step_and_costs_no_checkpoint(copy: Path) -> None:
     """With a limit on the size of files, which the system enforces as it does the disk's: below that of the token table
     (45 KB when it is compressed), so that no way of putting arrays together into files goes through."""
-    options = ("--training.run-dir", "run", *DECAY, "--training.eval-interval", "2500")
-    slow = ("--training.steps", "20000", "--training.checkpoint-interval", "2500", "--training.keep-every", "0")
+    options = ("--training.run-dir", "run", *DECAY, "--training.eval-interval", "500")
+    slow = ("--training.steps", "4000", "--training.checkpoint-interval", "500", "--training.keep-every", "0")
     quiet = ("--training.log-interval", "100", "--training.sample-interval", "0")
     done = train(copy, *options, *slow, *quiet, limit=40_000)
     assert done.returncode == 2, done.stdout + done.stderr
     assert re.fullmatch(
-        r"gpt2jax: .*/run/checkpoints: the checkpoint of step 2500 cannot be written \(.*\); the last whole one is of"
+        r"gpt2jax: .*/run/checkpoints: the checkpoint of step 500 cannot be written \(.*\); the last whole one is of"
         r" step 10\n",
         done.stderr,
     ), done.stderr
     assert "run/loss.png: cannot be written (File too large)" in done.stdout  # Which ends no run.
     # It did not go on to the next checkpoint, nor far.
-    assert max(row["step"] for row in read_rows(copy / "run")) < 5000
+    assert max(row["step"] for row in read_rows(copy / "run")) < 1000
     assert {child.name for child in (copy / "run" / "checkpoints").iterdir()} == {"5", "10"}
     assert train(copy, "--training.run-dir", "run", *DECAY).returncode == 0
     assert KILL_TEST["differences"](copy / "whole", copy / "run") == []
