@@ -1,5 +1,6 @@
 """The written gradients of dense products, layer norm and GELU against derived ones."""
 
+import re
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.test_util import check_grads
 
-from gpt2jax.ops import gelu, layer_norm, product
+from gpt2jax.ops import gelu, layer_norm, product, scores
 from tests.helpers import count_primitive, distance
 
 # The four dense layers of a block, and the forms that query, key and value come in.
@@ -64,6 +65,31 @@ class TestProduct:
         assert slow_products(lambda x, kernel: product(einsum, x, kernel)) == 0
         if einsum == "btd,df->btf":  # Of others it turns the larger side instead.
             assert slow_products(lambda x, kernel: jnp.einsum(einsum, x, kernel)) == 1
+
+
+class TestScores:
+    @pytest.mark.parametrize("rows", [8, 200])
+    def test_they_are_those_of_the_plain_product(self, rows: int) -> None:
+        """Of a table that is smaller than the states, and of a larger one."""
+        x_BTD, table_VD = (
+            jax.random.normal(jax.random.key(key), shape) for key, shape in ((0, (2, 9, 16)), (1, (rows, 16)))
+        )
+        wanted_BTV = jnp.einsum("btd,vd->btv", x_BTD, table_VD)
+        found_BTV = jax.jit(scores)(x_BTD, table_VD)
+        assert found_BTV.shape == (2, 9, rows)
+        assert distance(found_BTV, wanted_BTV) < 1e-5
+        assert distance(found_BTV, wanted_BTV[:, ::-1]) > 1e-2
+        assert scores(x_BTD.astype(jnp.bfloat16), table_VD.astype(jnp.bfloat16)).dtype == jnp.float32
+
+    def test_on_cpu_the_larger_side_comes_first(self) -> None:
+        def made(function: Any, rows: int) -> list[str]:
+            arrays = jnp.ones((2, 9, 16)), jnp.ones((rows, 16))
+            return re.findall(r"f32\[([\d,]+)\]\S* dot\(", jax.jit(function).lower(*arrays).compile().as_text() or "")
+
+        assert made(scores, 200) == ["200,18"]
+        assert made(scores, 8) == ["18,8"]
+        # Twin: written plainly, the states do.
+        assert made(lambda x, table: jnp.einsum("btd,vd->btv", x, table), 200) == ["18,200"]
 
 
 class TestLayerNorm:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from gpt2jax import model
 from gpt2jax.config import ModelConfig
+from gpt2jax.ops import scores
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
 
@@ -124,7 +125,10 @@ def _by_chunks(
     def part(sums: tuple[jax.Array, jax.Array], xs: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
         total, table_grad_VD = sums
         x_BTD, targets_BT, weights_BT = xs
-        logits_BTV = model.logits({"wte": table_VD}, x_BTD, partition)
+        if graded and (partition is None or partition.mesh.size == 1):
+            logits_BTV = scores(x_BTD, table_VD)
+        else:
+            logits_BTV = model.logits({"wte": table_VD}, x_BTD, partition)
         numbers_V = jnp.arange(logits_BTV.shape[-1])
         logits_BTV = jnp.where((numbers_V < n_vocab)[None, None], logits_BTV, jnp.finfo(jnp.float32).min)
         target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1, mode="fill")[..., 0]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gpt2jax import digest, lora, parameters, partition
+from gpt2jax import digest, lora, model, parameters, partition
 from gpt2jax.config import Config, LoraConfig, ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.parameters import Params
@@ -22,8 +22,19 @@ from gpt2jax.train.optimizer import at_step, make_optimizer, schedule
 Metrics = dict[str, jax.Array]
 
 # Without it the CPU's compiler copies both moments of every parameter in every step, for fear that the update of one
-# array overwrites what that of another still reads (benchmarks/log.md).
-CPU_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
+# array overwrites what that of another still reads.
+CPU_OPTIONS: dict[str, Any] = {"xla_cpu_copy_insertion_use_region_analysis": True}
+# YNNPACK for sums and not for products, which Eigen does in less time where there are many rows.
+FLOAT32_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+
+
+def compiler_options(config: ModelConfig, place: Partition) -> dict[str, Any] | None:
+    """What the step is compiled with: on a CPU, what was found to help there (benchmarks/log.md)."""
+    if place.mesh.devices.flat[0].platform != "cpu":
+        return None
+    # On a mesh the product with the token table keeps an order in which Eigen is slow (gpt2jax.ops.scores).
+    eigen = place.mesh.size == 1 and model.compute_dtype(config) == jnp.float32
+    return CPU_OPTIONS | (FLOAT32_OPTIONS if eigen else {})
 
 
 @jax.tree_util.register_dataclass
@@ -200,7 +211,7 @@ def make_train_step(config: Config, place: Partition) -> jax.stages.Wrapped:
         donate_argnums=0,
         in_shardings=(state_shardings, place.sharding(None, "batch", None)),
         out_shardings=(state_shardings, place.sharding()),
-        compiler_options=CPU_OPTIONS if place.mesh.devices.flat[0].platform == "cpu" else None,
+        compiler_options=compiler_options(config.model, place),
     )
 
 
