@@ -63,8 +63,8 @@ _kernel_gradient.defvjp(_product_forward, _product_backward, symbolic_zeros=True
 def scores(x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
     """Scores [B, T, V] in float32 of states against every row of a table, for the training step of one device.
 
-    On CPU the larger side comes first: of a table of 50,304 rows as the second, the step's program (``step.py``) makes
-    a product that takes four times as long. It has no gradient written out.
+    In float32 on CPU the larger side comes first: with a table of 50,304 rows as the second, the product takes Eigen,
+    which does it there (``gpt2jax/train/step.py``), four times as long. It has no gradient written out.
     """
 
     def states_first(x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
@@ -75,7 +75,7 @@ def scores(x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
         # Without the barrier the compiler turns the product around again.
         return jnp.moveaxis(jax.lax.optimization_barrier(scores_VBT), 0, -1)
 
-    if table_VD.size <= x_BTD.size:
+    if table_VD.size <= x_BTD.size or x_BTD.dtype != jnp.float32:
         return states_first(x_BTD, table_VD)
     return jax.lax.platform_dependent(x_BTD, table_VD, cpu=table_first, default=states_first)
 

@@ -82,12 +82,13 @@ class TestScores:
         assert scores(x_BTD.astype(jnp.bfloat16), table_VD.astype(jnp.bfloat16)).dtype == jnp.float32
 
     def test_on_cpu_the_larger_side_comes_first(self) -> None:
-        def made(function: Any, rows: int) -> list[str]:
-            arrays = jnp.ones((2, 9, 16)), jnp.ones((rows, 16))
+        def made(function: Any, rows: int, dtype: Any = jnp.float32) -> list[str]:
+            arrays = jnp.ones((2, 9, 16), dtype), jnp.ones((rows, 16), dtype)
             return re.findall(r"f32\[([\d,]+)\]\S* dot\(", jax.jit(function).lower(*arrays).compile().as_text() or "")
 
         assert made(scores, 200) == ["200,18"]
         assert made(scores, 8) == ["18,8"]
+        assert made(scores, 200, jnp.bfloat16) == ["18,200"]  # Which is not Eigen's.
         # Twin: written plainly, the states do.
         assert made(lambda x, table: jnp.einsum("btd,vd->btv", x, table), 200) == ["18,200"]
 

@@ -13,7 +13,14 @@ import pytest
 from gpt2jax.config import Config, ModelConfig, OptimizerConfig, TrainingConfig
 from gpt2jax.partition import Partition
 from gpt2jax.train.objective import loss_sum
-from gpt2jax.train.step import CPU_OPTIONS, init_state, lower_step, make_eval_step, make_train_step
+from gpt2jax.train.step import (
+    CPU_OPTIONS,
+    compiler_options,
+    init_state,
+    lower_step,
+    make_eval_step,
+    make_train_step,
+)
 from tests.helpers import TINY, distance, place_on, random_tokens, relative_distance
 
 SMALL = ModelConfig(n_vocab=100, n_ctx=16, n_embd=16, n_head=2, n_layer=2)
@@ -64,6 +71,22 @@ def test_the_step_copies_no_state_on_a_cpu() -> None:
     ]
     assert copies[0] == 0
     assert copies[1] > 0
+
+
+def test_one_cpu_device_has_its_float32_products_from_eigen_and_its_sums_from_ynnpack() -> None:
+    def by_ynnpack(options: dict[str, Any] | None) -> list[bool]:
+        texts = (
+            jax.jit(function, compiler_options=options).lower(jnp.ones((256, 256))).compile().as_text() or ""
+            for function in (lambda x: x @ x, lambda x: x.sum(0))
+        )
+        return ["kind=kCustom" in text and "ynn" in text for text in texts]
+
+    alone, bfloat16 = place_on(1, 1, 1), dataclasses.replace(SMALL, compute_dtype="bfloat16")
+    assert by_ynnpack(compiler_options(SMALL, alone)) == [False, True]
+    # Twins: without the option products are YNNPACK's as well; and where that is faster, it is left out.
+    assert by_ynnpack(None) == [True, True]
+    assert by_ynnpack(compiler_options(bfloat16, alone)) == [True, True]
+    assert by_ynnpack(compiler_options(SMALL, place_on(8, 1, 1))) == [True, True]
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
