@@ -1,5 +1,5 @@
 """Dense layers' products, layer norm and GELU, with gradients written out so that a CPU computes them well or little is
-kept for the backward pass; work on positions that is done a chunk of them at a time."""
+kept for the backward pass; scores against the token table; work on positions that is done a chunk of them at a time."""
 
 import functools
 import math
