@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from gpt2jax import kernels
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.partition import Partition
+from gpt2jax.partition import Partition, one_device
 
 # Queries are cut into blocks of this many positions, each against only the keys it may see: at 4 blocks
 # that skips three eighths of the work, with more of them close to half.
@@ -84,7 +84,7 @@ def kernel_here(
         return "xla"
     rows, length, _ = x_BTD.shape
     name, _ = choose(config, length, x_BTD.dtype, platform, dropout, segmented)
-    alone = partition is None or partition.mesh.size == 1
+    alone = one_device(partition)
     if name == "xla" and alone and not (dropout or segmented) and goes_by_heads(config, rows, length, platform):
         return "heads"
     return name

@@ -17,7 +17,7 @@ from gpt2jax.attention import NATIVE, attend, cached_attention, kernel_here, uns
 from gpt2jax.config import ModelConfig
 from gpt2jax.ops import gelu, layer_norm, product
 from gpt2jax.parameters import Params
-from gpt2jax.partition import Partition
+from gpt2jax.partition import Partition, one_device
 
 # One dict per layer with "k" and "v", each [B, H, S, K] in the compute dtype.
 Cache = list[dict[str, jax.Array]]
@@ -51,7 +51,7 @@ class _Placed(_Module):
 
     @property
     def alone(self) -> bool:
-        return self.partition is None or self.partition.mesh.size == 1
+        return one_device(self.partition)
 
     def pin(self, x: jax.Array, *axes: str) -> jax.Array:
         """``x`` [B, ...] on the mesh, where the rules cut positions between blocks (``sequence``): they are whole

@@ -116,6 +116,11 @@ class Partition:
         return f"; mesh.tensor can be {', '.join(allowed)} here; mesh.fsdp does not cut heads" if allowed else ""
 
 
+def one_device(partition: Partition | None) -> bool:
+    """Whether one device computes all: there is no mesh, or one of a single device."""
+    return partition is None or partition.mesh.size == 1
+
+
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh over ``devices`` (default: all there are), with ``-1`` resolved.
 

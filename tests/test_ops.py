@@ -1,4 +1,4 @@
-"""The written gradients of dense products, layer norm and GELU against derived ones."""
+"""The written gradients of dense products, layer norm and GELU against derived ones; scores."""
 
 import re
 from typing import Any

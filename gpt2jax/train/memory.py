@@ -9,7 +9,7 @@ from gpt2jax import lora
 from gpt2jax.attention import NATIVE, QUERY_BLOCK, choose, goes_by_heads
 from gpt2jax.chips import known_chip
 from gpt2jax.config import Config
-from gpt2jax.partition import Partition, local_bytes
+from gpt2jax.partition import Partition, local_bytes, one_device
 from gpt2jax.train.step import abstract_state
 
 GIB = 2**30
@@ -64,7 +64,7 @@ def estimate(config: Config, place: Partition) -> Memory:
     blocks = -(-model.n_ctx // QUERY_BLOCK)
     scores = rows * model.n_head * model.n_ctx**2 * (blocks + 1) // (2 * blocks) // tensor if kernel == "xla" else 0
     # Those of a CPU that goes by heads are not kept.
-    by_heads = place.mesh.size == 1 and not (model.dropout or config.data.document_mask)
+    by_heads = one_device(place) and not (model.dropout or config.data.document_mask)
     by_heads = by_heads and goes_by_heads(model, rows, model.n_ctx, platform)
     # Whole are the stream twice and two layer norms; cut are query, key, value, the attention's output, and both sides
     # of the GELU, 4 D wide each. Of products alone: the stream, query, key, value, the attention's branch, the GELU's

@@ -10,7 +10,7 @@ from gpt2jax import model
 from gpt2jax.config import ModelConfig
 from gpt2jax.ops import scores
 from gpt2jax.parameters import Params
-from gpt2jax.partition import Partition
+from gpt2jax.partition import Partition, one_device
 
 
 def loss_sum(
@@ -125,7 +125,7 @@ def _by_chunks(
     def part(sums: tuple[jax.Array, jax.Array], xs: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
         total, table_grad_VD = sums
         x_BTD, targets_BT, weights_BT = xs
-        if graded and (partition is None or partition.mesh.size == 1):
+        if graded and one_device(partition):  # In the step's program, which is compiled in its own way (step.py).
             logits_BTV = scores(x_BTD, table_VD)
         else:
             logits_BTV = model.logits({"wte": table_VD}, x_BTD, partition)

@@ -13,7 +13,7 @@ from gpt2jax import digest, lora, model, parameters, partition
 from gpt2jax.config import Config, LoraConfig, ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.parameters import Params
-from gpt2jax.partition import Partition, Rules, check_whole, make_mesh
+from gpt2jax.partition import Partition, Rules, check_whole, make_mesh, one_device
 from gpt2jax.train import freezing, guard
 from gpt2jax.train.guard import Guard
 from gpt2jax.train.objective import loss_sum, tokens_and_weights
@@ -33,7 +33,7 @@ def compiler_options(config: ModelConfig, place: Partition) -> dict[str, Any] | 
     if place.mesh.devices.flat[0].platform != "cpu":
         return None
     # On a mesh the product with the token table keeps an order in which Eigen is slow (gpt2jax.ops.scores).
-    eigen = place.mesh.size == 1 and model.compute_dtype(config) == jnp.float32
+    eigen = one_device(place) and model.compute_dtype(config) == jnp.float32
     return CPU_OPTIONS | (FLOAT32_OPTIONS if eigen else {})
 
 
