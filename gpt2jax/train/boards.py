@@ -2,11 +2,16 @@
 
 import dataclasses
 import importlib.util
+import os
+import socket
+import time
 import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 
 from gpt2jax import config as settings
 from gpt2jax.config import Config
@@ -16,25 +21,63 @@ from gpt2jax.train.rows import Row
 
 WANDB_ID_FILE = "wandb_id.txt"
 
+_FLUSH_SECONDS = 10.0
+"""Until what was written is on the disk; TensorBoard itself looks every 30 seconds."""
+
 
 class Board(Protocol):
-    def write(self, row: Row) -> None: ...
+    name: str
+    """What to call it where it cannot be written."""
+
+    def write(self, row: Row) -> None:
+        """Draw a row.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        ...
 
     def close(self) -> None: ...
 
 
 class TensorBoard:
-    def __init__(self, run_dir: Path, purge_step: int | None) -> None:
-        """Write events beside those of earlier starts, of which steps from ``purge_step`` on will be done again."""
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge_step)
+    """Written by the thread that trains: tensorboardX's own writer has a thread for it, and when a full disk ends that
+    one, whoever writes next waits forever."""
+
+    def __init__(self, run_dir: Path, purge_step: int) -> None:
+        """Write events beside those of earlier starts, of which steps from ``purge_step`` on will be done again.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        folder = run_dir / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        self.name = str(folder)
+        # TensorBoard looks for such names, and reads them in their order.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._file = RecordWriter(str(folder / name))
+        self._add(Event(file_version="brain.Event:2"))
+        # Of files before this one TensorBoard hides what has this step or a later one.
+        self._add(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+        self._flush()
 
     def write(self, row: Row) -> None:
         for name, value in row.items():
             if name != "step":
-                self._writer.add_scalar(name, value, int(row["step"]))
+                self._add(Event(step=int(row["step"]), summary=scalar(name, value)))
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self._flush()
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._file.write(event.SerializeToString())
+
+    def _flush(self) -> None:
+        self._file.flush()
+        self._flushed = time.monotonic()
 
 
 def check_wandb(config: Config) -> None:
@@ -58,6 +101,7 @@ class WandB:
     def __init__(self, config: Config, run_dir: Path) -> None:
         import wandb
 
+        self.name = "W&B"
         path = run_dir / WANDB_ID_FILE
         if not path.exists():
             write_text(path, uuid.uuid4().hex[:12] + "\n")

@@ -1,6 +1,7 @@
 """What a run tells while it goes: metrics.jsonl, the boards, and the terminal."""
 
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from gpt2jax.errors import GPT2JaxError
 from gpt2jax.files import write_text
 from gpt2jax.train.boards import Board, TensorBoard
 from gpt2jax.train.rows import METRICS_FILE, Row, read_rows
@@ -57,14 +59,21 @@ class RunLog:
             self._task = self._bar.add_task("train", total=total_steps, completed=start_step, text="compiling")
 
     def write(self, row: Row, text: str) -> None:
-        """Keep ``row`` (with its ``step``) and show ``text``."""
+        """Keep ``row`` (with its ``step``) and show ``text``. A board that cannot be written is told once, and left.
+
+        Raises:
+            GPT2JaxError: metrics.jsonl cannot be written.
+        """
         self.rows.append(row)
         if self.silent:
             return
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        for board in self._boards:
-            board.write(row)
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise GPT2JaxError(f"{self._file.name}: cannot be written ({error.strerror or error})") from None
+        for board in tuple(self._boards):
+            self._attempt(board, functools.partial(board.write, row))
         self.say(text)
 
     def progress(self, step: int, text: str | None = None) -> None:
@@ -80,10 +89,19 @@ class RunLog:
         elif not self.silent:
             print(text, flush=True)
 
+    def _attempt(self, board: Board, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError as error:
+            self._boards.remove(board)
+            with contextlib.suppress(OSError):
+                board.close()
+            self.say(f"{board.name}: cannot be written ({error.strerror or error}); the run goes on without")
+
     def close(self) -> None:
         with contextlib.ExitStack() as stack:  # Each is closed, whatever befalls another.
-            for board in self._boards:
-                stack.callback(board.close)
+            for board in tuple(self._boards):
+                stack.callback(self._attempt, board, board.close)  # Which writes what it still holds.
             if not self.silent:
                 stack.callback(self._file.close)
             if self._bar:
