@@ -27,11 +27,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", choices=SIZES, default="gpt2")
 
 
-def whole(*command: str) -> None:
+def whole(*command: str) -> float:
+    """When the program has ended (of the performance counter, as below)."""
     subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter()
 
 
-def first_token(model: str, cache: str) -> None:
+def first_token(model: str, cache: str) -> float:
+    """When the first new character came; the program ends after it."""
     command = [sys.executable, "-m", "gpt2jax", "generate", "--model", model, PROMPT, "--no-return-full-text"]
     # As the command line sets it, but in a folder that begins empty.
     kept = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
@@ -40,15 +43,17 @@ def first_token(model: str, cache: str) -> None:
     )
     assert process.stdout
     process.stdout.read(1)
+    moment = time.perf_counter()
     process.communicate()
     if process.returncode:
         raise SystemExit(f"gpt2jax generate ended with {process.returncode}")
+    return moment
 
 
-def timed(function: Callable[..., None], *args: str) -> turns.Turn:
+def timed(function: Callable[..., float], *args: str) -> turns.Turn:
+    """Seconds until the moment that ``function`` tells; of the processor all that its program took."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    function(*args)
-    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds, after = function(*args) - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return turns.Turn(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, None)
 
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gpt2jax.config import ModelConfig
@@ -80,7 +79,7 @@ class Batch:
         if self.finished:
             return
         if any(row.finish is None for row in self._running):
-            self._draw(jnp.asarray(steps, jnp.int32))
+            self._draw(jax.device_put(np.int32(steps)))
             self._collect()
         sliding = [row for row in self._running if will_go_on(row)]
         if sliding and all(row.finish for row in self._running):
@@ -135,7 +134,7 @@ class Batch:
         total = bucket(max(tokens_PT.shape[1], *(limit(row, self.config.n_ctx) for row in rows)), self.config.n_ctx)
         prompt_B = np.array([prompts.index(tuple(tokens)) for tokens in kept] + [0] * (count - len(rows)), np.int32)
         device_rows = make_rows(rows, count, self.config, self.end_of_text)
-        prompts_read = jnp.asarray(tokens_PT), jnp.asarray(length_P), jnp.asarray(prompt_B)
+        prompts_read = jax.device_put(tokens_PT), jax.device_put(length_P), jax.device_put(prompt_B)
         if self.draft is not None:
             draft = self.draft
             self._draft_cache = start_draft(
@@ -188,15 +187,15 @@ def make_rows(
     padding = [0] * (count - len(rows))
 
     def ints(values: list[int]) -> jax.Array:
-        return jnp.asarray(np.array(values + padding, np.int32))
+        return jax.device_put(np.array(values + padding, np.int32))
 
     return Rows(
         knobs=make_knobs(sampling, count, config, end_of_text),
-        seed_B=jnp.asarray(np.array([one.seed % 2**32 for one in sampling] + padding, np.uint32)),
+        seed_B=jax.device_put(np.array([one.seed % 2**32 for one in sampling] + padding, np.uint32)),
         index_B=ints([row.request.index for row in rows]),
         offset_B=ints([len(row.text_tokens) - length for row, length in zip(rows, lengths, strict=True)]),
         before_B=ints([len(row.tokens) for row in rows]),
-        first_B=jnp.asarray(np.array(lengths + [1] * len(padding), np.int32)),
+        first_B=jax.device_put(np.array(lengths + [1] * len(padding), np.int32)),
         limit_B=ints([limit(row, config.n_ctx) for row in rows]),  # 0 in rows that only fill the shape: done already.
         stop_BM=make_stops(sampling, count, end_of_text, stop_room),
     )

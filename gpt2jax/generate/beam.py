@@ -231,19 +231,19 @@ def beam_search(
     beams = [row for row in rows for _ in range(width)]
 
     def ints(values: list[int]) -> jax.Array:
-        return jnp.asarray(np.array(values + padding, np.int32))
+        return jax.device_put(np.array(values + padding, np.int32))
 
     prompts = Prompts(
         knobs=make_knobs([row.request.sampling for row in beams], count * width, config, end_of_text),
         stop_PM=make_stops(sampling, count, end_of_text),
         before_P=ints([len(row.tokens) for row in rows]),
-        length_P=jnp.asarray(np.array(lengths + [1] * len(padding), np.int32)),
+        length_P=jax.device_put(np.array(lengths + [1] * len(padding), np.int32)),
         limit_P=ints(limits),  # 0 in those that only fill the shape: they are done before they start.
-        length_penalty_P=jnp.asarray(np.array([one.length_penalty for one in sampling] + padding, np.float32)),
+        length_penalty_P=jax.device_put(np.array([one.length_penalty for one in sampling] + padding, np.float32)),
     )
     texts = search(
         params,
-        jnp.asarray(tokens_PT),
+        jax.device_put(tokens_PT),
         prompts,
         make_history(beams, count * width, config),
         config=config,

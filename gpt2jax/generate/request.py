@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gpt2jax.config import ModelConfig, SamplingConfig
@@ -84,7 +83,7 @@ def make_knobs(
         bias_BV[row, list(_banned(one, end_of_text))] = -np.inf
 
     def column(value: Callable[[SamplingConfig], float], dtype: Any = np.float32) -> jax.Array:
-        return jnp.asarray(np.array([value(one) for one in filled], dtype))
+        return jax.device_put(np.array([value(one) for one in filled], dtype))
 
     return Knobs(
         temperature_B=column(lambda one: one.temperature if one.do_sample else 0.0),
@@ -96,7 +95,7 @@ def make_knobs(
         presence_B=column(lambda one: one.presence_penalty),
         frequency_B=column(lambda one: one.frequency_penalty),
         min_new_B=column(lambda one: min(one.min_new_tokens, 2**31 - 1), np.int32),
-        bias_BV=jnp.asarray(bias_BV),
+        bias_BV=jax.device_put(bias_BV),
     )
 
 
@@ -107,7 +106,7 @@ def make_history(rows: Sequence[Row], count: int, config: ModelConfig) -> Histor
     for number, row in enumerate(rows):
         in_prompt_BV[number, list(row.request.prompt)] = True
         np.add.at(drawn_BV[number], row.tokens, 1)
-    return History(jnp.asarray(in_prompt_BV), jnp.asarray(drawn_BV))
+    return History(jax.device_put(in_prompt_BV), jax.device_put(drawn_BV))
 
 
 def make_stops(
@@ -120,7 +119,7 @@ def make_stops(
     stop_BM = np.full((count, room if most <= room else row_bucket(most)), -1, np.int32)
     for number, tokens in enumerate(stops):
         stop_BM[number, : len(tokens)] = tokens
-    return jnp.asarray(stop_BM)
+    return jax.device_put(stop_BM)
 
 
 def check_sampling(sampling: SamplingConfig, config: ModelConfig, end_of_text: int | None) -> None:

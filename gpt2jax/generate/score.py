@@ -55,7 +55,7 @@ def score(
     for numbers in by_length(texts, batch_size):
         tokens_BT, _ = padded([texts[number] for number in numbers], config.n_ctx)
         log_prob_BT, token_BTN, top_BTN = map(
-            np.asarray, _score(params, jnp.asarray(tokens_BT), config=config, alternatives=alternatives)
+            np.asarray, _score(params, jax.device_put(tokens_BT), config=config, alternatives=alternatives)
         )
         for row, number in enumerate(numbers):
             places = range(len(texts[number]) - 1)

@@ -87,9 +87,9 @@ class Batch:
         logits_1V, self._own = programs.read(
             self._params,
             self._own,
-            jnp.asarray(tokens_1C),
-            jnp.asarray(at, jnp.int32),
-            jnp.asarray(len(piece) - 1, jnp.int32),
+            jax.device_put(tokens_1C),
+            jax.device_put(np.int32(at)),
+            jax.device_put(np.int32(len(piece) - 1)),
             config=self._config,
             place=self._place,
         )
@@ -102,7 +102,7 @@ class Batch:
 
     def put(self, slot: int) -> None:
         """Give ``slot`` to the text whose first token has been drawn, in caches that are long enough for it."""
-        at, one, self._one = jnp.asarray(slot, jnp.int32), self._one, None
+        at, one, self._one = jax.device_put(np.int32(slot)), self._one, None
         assert one is not None
         self._slots, self._cache = programs.put(self._slots, self._cache, at, one, self._own, self._place)
 
@@ -116,7 +116,7 @@ class Batch:
 
     def release(self, slot: int) -> None:
         """End the text of ``slot``."""
-        self._slots = programs.release(self._slots, jnp.asarray(slot, jnp.int32), self._place)
+        self._slots = programs.release(self._slots, jax.device_put(np.int32(slot)), self._place)
 
     def resize(self, kept: Sequence[int], rows: int, length: int) -> None:
         """``rows`` slots, with caches of ``length`` positions. Where there were more, their first are those that are
@@ -173,7 +173,7 @@ class Batch:
         return programs.draw(
             slots,
             logits_BV,
-            jnp.asarray(wanted),
+            jax.device_put(np.bool_(wanted)),
             config=self._config,
             alternatives=self._alternatives,
             place=self._place,
@@ -182,7 +182,7 @@ class Batch:
     def _choose(self, kept: Sequence[int], rows: int) -> None:
         free = rows - len(kept)
         from_B = _indices([*kept, *[0] * free])
-        self._slots = programs.choose(self._slots, from_B, jnp.asarray(np.arange(rows) >= len(kept)), self._place)
+        self._slots = programs.choose(self._slots, from_B, jax.device_put(np.arange(rows) >= len(kept)), self._place)
         self._cache = programs.resize(self._cache, from_B, self.length, self._place)
         self.rows = rows
 
@@ -191,7 +191,7 @@ class Batch:
 
 
 def _indices(values: Sequence[int]) -> jax.Array:
-    return jnp.asarray(np.array(values, np.int32))
+    return jax.device_put(np.array(values, np.int32))
 
 
 def _lengths(chunk: int, n_ctx: int) -> list[int]:
