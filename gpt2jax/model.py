@@ -6,6 +6,7 @@ V padded vocabulary, L layers.
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -15,12 +16,16 @@ import jax.numpy as jnp
 from gpt2jax import parameters
 from gpt2jax.attention import NATIVE, attend, cached_attention, kernel_here, unstack, write_cache
 from gpt2jax.config import ModelConfig
-from gpt2jax.ops import gelu, layer_norm, product
+from gpt2jax.ops import gelu, layer_norm, product, scores
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition, one_device
 
 # One dict per layer with "k" and "v", each [B, H, S, K] in the compute dtype.
 Cache = list[dict[str, jax.Array]]
+
+# As many as are decoded at once: their scores are made with the table first (:func:`gpt2jax.ops.scores`). With 8 of
+# them a token takes 0.93 of the time on a CPU, with 32 of them the same (benchmarks/log.md).
+FEW_STATES = 16
 
 _ROWS = {parameter.path: parameter for parameter in parameters.TABLE}
 
@@ -276,6 +281,8 @@ def hidden_states(
 
 def logits(params: Params, x_BTD: jax.Array, partition: Partition | None = None) -> jax.Array:
     """Scores [B, T, V] in float32: final states against the token embedding (the head is tied, without bias)."""
+    if one_device(partition) and math.prod(x_BTD.shape[:2]) <= FEW_STATES:
+        return scores(x_BTD, params["wte"].astype(x_BTD.dtype))
     logits_BTV = jnp.einsum("btd,vd->btv", x_BTD, params["wte"].astype(x_BTD.dtype), preferred_element_type=jnp.float32)
     if partition:
         logits_BTV = partition.constrain(logits_BTV, "batch", "length", "logits")

@@ -61,10 +61,13 @@ _kernel_gradient.defvjp(_product_forward, _product_backward, symbolic_zeros=True
 
 
 def scores(x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
-    """Scores [B, T, V] in float32 of states against every row of a table, for the training step of one device.
+    """Scores [B, T, V] in float32 of states against every row of a table, where one device computes and Eigen does
+    products on a CPU (as the training step is compiled, ``gpt2jax/train/step.py``, and where precision is "highest"),
+    or where there are few states.
 
-    In float32 on CPU the larger side comes first: with a table of 50,304 rows as the second, the product takes Eigen,
-    which does it there (``gpt2jax/train/step.py``), four times as long. It has no gradient written out.
+    In float32 on CPU the larger side comes first: with a table of 50,304 rows as the second, the product takes Eigen
+    one and a half to four times as long, and YNNPACK a little longer up to 64 states. Above that YNNPACK is quicker
+    with the states first. It has no gradient written out.
     """
 
     def states_first(x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:

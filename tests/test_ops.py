@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.test_util import check_grads
 
+from gpt2jax.model import FEW_STATES, logits
 from gpt2jax.ops import gelu, layer_norm, product, scores
 from tests.helpers import count_primitive, distance
 
@@ -91,6 +92,26 @@ class TestScores:
         assert made(scores, 200, jnp.bfloat16) == ["18,200"]  # Which is not Eigen's.
         # Twin: written plainly, the states do.
         assert made(lambda x, table: jnp.einsum("btd,vd->btv", x, table), 200) == ["18,200"]
+
+    def test_the_models_head_puts_it_first_for_few_states_alone(self) -> None:
+        def made(batch: int) -> list[str]:
+            arrays = {"wte": jnp.ones((200, 16))}, jnp.ones((batch, 1, 16))
+            return re.findall(r"f32\[([\d,]+)\]\S* dot\(", jax.jit(logits).lower(*arrays).compile().as_text() or "")
+
+        assert made(FEW_STATES) == [f"200,{FEW_STATES}"]
+        assert made(FEW_STATES + 1) == [f"{FEW_STATES + 1},200"]
+
+    def test_they_have_the_plain_products_gradients(self) -> None:
+        def gradients(function: Any) -> Any:
+            x_BTD, table_VD = (
+                jax.random.normal(jax.random.key(key), shape) for key, shape in ((0, (2, 3, 16)), (1, (200, 16)))
+            )
+            weight_BTV = jax.random.normal(jax.random.key(2), (2, 3, 200))
+            return jax.jit(jax.grad(lambda *xs: jnp.sum(weight_BTV * function(*xs)), argnums=(0, 1)))(x_BTD, table_VD)
+
+        wanted = gradients(lambda x, table: jnp.einsum("btd,vd->btv", x, table))
+        assert distance(gradients(scores), wanted) < 1e-5
+        assert distance(gradients(lambda x, table: scores(x, table[::-1])), wanted) > 1e-2
 
 
 class TestLayerNorm:

@@ -26,9 +26,9 @@ from gpt2jax.errors import GPT2JaxError
 from gpt2jax.evaluate.journal import Journal
 from gpt2jax.evaluate.rows import Row, Scored
 from gpt2jax.generate.engine import log_probs
-from gpt2jax.ops import map_positions
+from gpt2jax.ops import map_positions, scores
 from gpt2jax.parameters import Params
-from gpt2jax.partition import Partition, make_mesh
+from gpt2jax.partition import Partition, make_mesh, one_device
 from gpt2jax.weights.sources import open_weights
 from gpt2jax.weights.weights import Weights, load_params
 
@@ -306,7 +306,10 @@ def _scores(
     number_V = jnp.arange(allowed_V.size, dtype=jnp.int32)
 
     def score(x_BCD: jax.Array, target_BC: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        logits_BCV = model.logits(params, x_BCD, place)
+        if one_device(place):
+            logits_BCV = scores(x_BCD, params["wte"].astype(x_BCD.dtype))
+        else:
+            logits_BCV = model.logits(params, x_BCD, place)
         log_prob_BC, _, _ = log_probs(logits_BCV, target_BC, 0, config)
         own_BC1 = jnp.take_along_axis(logits_BCV, target_BC[..., None], axis=-1)
         before_BCV = number_V[None, None] < target_BC[..., None]

@@ -1,6 +1,7 @@
 """The engine against the naive computation in float64: rows of any length, windows, meshes; and what it refuses."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from gpt2jax.errors import GPT2JaxError
 from gpt2jax.evaluate import likelihood
 from gpt2jax.evaluate.likelihood import Scorer, Shape
 from gpt2jax.evaluate.rows import Row, Scored, count_strided, pair, strided
+from gpt2jax.partition import Partition
 from tests.evaluate import naive
 from tests.helpers import FIXTURES, MESHES, TINY, Checkpoint, place_on
 
@@ -202,3 +204,22 @@ def test_rows_that_cannot_be_scored_are_named(hf_tiny: Checkpoint) -> None:
         Scorer(hf_tiny.params, hf_tiny.config, banned=[300])
     with pytest.raises(GPT2JaxError, match="batch_tokens: 0: should be at least 1"):
         Scorer(hf_tiny.params, hf_tiny.config, batch_tokens=0)
+
+
+def test_one_devices_head_puts_the_larger_side_first() -> None:
+    """Which is the table, in the programs of users; on a mesh it stays where it is."""
+
+    def made(place: Partition) -> list[str]:
+        params = jax.jit(parameters.init, static_argnames="config")(jax.random.key(0), config=TINY)
+        tokens_BT1, first_B = jax.numpy.zeros((4, 9), "int32"), jax.numpy.zeros(4, "int32")
+        allowed_V = jax.numpy.ones(TINY.padded_vocab, bool)
+        lowered = likelihood._scores.lower(
+            params, tokens_BT1, first_B, allowed_V, config=TINY, tail=8, chunk=2, place=place
+        )
+        return re.findall(r"stablehlo\.dot_general.*-> (tensor<\S+xf32>)", lowered.as_text())
+
+    rows = TINY.padded_vocab
+    assert f"tensor<{rows}x4x2xf32>" in made(place_on(1, 1, 1))
+    on_a_mesh = made(place_on(2, 1, 1))
+    assert f"tensor<{rows}x4x2xf32>" not in on_a_mesh
+    assert f"tensor<4x2x{rows}xf32>" in on_a_mesh
