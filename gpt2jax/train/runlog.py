@@ -96,7 +96,7 @@ class RunLog:
             self._boards.remove(board)
             with contextlib.suppress(OSError):
                 board.close()
-            self.say(f"{board.name}: cannot be written ({error.strerror or error}); the run goes on without")
+            self.say(f"{board.name}: cannot be written ({error.strerror or error}); what follows is not in it")
 
     def close(self) -> None:
         with contextlib.ExitStack() as stack:  # Each is closed, whatever befalls another.

@@ -117,7 +117,7 @@ def test_a_board_that_cannot_be_written_is_told_once_and_stops_nothing(
             log.write(row, f"step {row['step']}")
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if not line.startswith("step ")] == [
-        f"{tmp_path}/tensorboard: cannot be written (File too large); the run goes on without"
+        f"{tmp_path}/tensorboard: cannot be written (File too large); what follows is not in it"
     ]
     assert len(read_rows(tmp_path)) == 600
     drawn = shown(tmp_path)["number_0"]
