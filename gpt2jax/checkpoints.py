@@ -59,6 +59,7 @@ class Checkpoints:
         self._writing: int | None = None
         self._removal: threading.Thread | None = None
         self._errors: list[Exception] = []
+        self._parts: list[_Noting] = []
         self._kept = _Kept(keep_last, keep_best, keep_every)
         if not read_only:
             # Of the writes that fail with one that did, Python would tell one by one, when each is forgotten.
@@ -77,8 +78,8 @@ class Checkpoints:
             self.folder,
             options=options,
             item_handlers={
-                "state": _noting(ocp.StandardCheckpointHandler(), self._errors),
-                "meta": _noting(ocp.JsonCheckpointHandler(), self._errors),
+                "state": _noting(ocp.StandardCheckpointHandler(), self._parts, self._errors),
+                "meta": _noting(ocp.JsonCheckpointHandler(), self._parts, self._errors),
             },
         )
         for step in () if read_only else self.steps():
@@ -152,6 +153,7 @@ class Checkpoints:
             self._kept.losses[meta.step] = meta.validation_loss
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta.to_json()))
         self._writing = meta.step
+        self._parts.clear()
         with self._written():
             if not self._manager.save(meta.step, args=items):
                 raise GPT2JaxError(f"checkpoint of step {meta.step}: Orbax did not save it in {self.folder}")
@@ -199,8 +201,10 @@ class Checkpoints:
         except Exception as error:
             step, self._writing = self._writing, None
             if jax.process_count() == 1:
-                with contextlib.suppress(Exception):  # Threads that still write to what is removed below.
-                    self._manager.wait_until_finished()
+                # Threads that still write to what is removed below. Orbax waits for no part after the one that failed.
+                for unfinished in (self._manager.wait_until_finished, *(part.wait for part in self._parts)):
+                    with contextlib.suppress(Exception):
+                        unfinished()
                 for half in self.folder.glob(f"{step}{_HALF}*"):
                     remove_folder(half)
             whole = [number for number in checkpoint.steps_in(self.folder) if number != step]
@@ -291,14 +295,21 @@ class _Noting:
             self._errors.append(error)
             raise
 
+    def wait(self) -> None:
+        """Until it is done, or has failed, which it raises and does not note."""
+        self._part.result()
 
-def _noting(handler: Any, errors: list[Exception]) -> Any:
-    """``handler``, whose errors in the background are put into ``errors``: Orbax itself tells of one only when all
-    processes have come together, which they do not where one of them could not write."""
+
+def _noting(handler: Any, parts: list[_Noting], errors: list[Exception]) -> Any:
+    """``handler``, whose parts of a write in the background are put into ``parts`` and their errors into ``errors``:
+    Orbax itself tells of one only when all processes have come together, which they do not where one of them could not
+    write."""
     save = handler.async_save
 
     async def async_save(*args: Any, **kwargs: Any) -> list[Any]:
-        return [_Noting(part, errors) for part in await save(*args, **kwargs) or []]
+        noting = [_Noting(part, errors) for part in await save(*args, **kwargs) or []]
+        parts.extend(noting)
+        return noting
 
     handler.async_save = async_save
     return handler

@@ -1,5 +1,6 @@
 """Eight virtual CPU devices, strict dtypes and ranks, a compilation cache, and what many tests share."""
 
+import gc
 import os
 import signal
 from importlib.metadata import version
@@ -32,6 +33,10 @@ WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / f"jax-tests{WORKER}"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+# Where each operation of a program was written is most of what its text holds, and nobody reads it here.
+jax.config.update("jax_traceback_in_locations_limit", 0)
+# The collector goes through some million objects of programs that stay: a twentieth of the suite's time.
+gc.set_threshold(100_000, 50, 100)
 
 # A shell has what it starts in its background ignore SIGINT, and all that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -24,6 +24,18 @@ from gpt2jax.partition import Partition, Rules, make_mesh
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
+# What programs that tests start have in their environment: a cache for all that they compile, of each process of
+# pytest-xdist its own. With a size, jax locks it: in a cache without one, processes that run at once could read a
+# program that is half written.
+RUNS_CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": str(
+        Path(__file__).parents[1] / ".cache" / f"jax-runs{os.environ.get('PYTEST_XDIST_WORKER', '')}"
+    ),
+    "JAX_COMPILATION_CACHE_MAX_SIZE": str(10**10),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
 # 8 heads, and a width and a vocabulary that every mesh of 8 devices divides.
 TINY = ModelConfig(n_vocab=257, n_ctx=32, n_embd=64, n_head=8, n_layer=2)
 

@@ -382,6 +382,49 @@ def test_the_last_failure_comes_when_the_folder_is_closed(tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+class Slow:
+    """A part of a write that makes its files a while after another has failed."""
+
+    def __init__(self, part: Any, folder: Path) -> None:
+        self.part = part
+        self.thread = threading.Thread(target=self.write, args=(folder,))
+        self.thread.start()
+
+    def write(self, folder: Path) -> None:
+        threading.Event().wait(1)
+        (folder / "1.orbax-checkpoint-tmp" / "meta").mkdir(parents=True, exist_ok=True)
+
+    def result(self, timeout: int | None = None) -> Any:
+        self.thread.join()
+        return self.part.result(timeout)
+
+
+@pytest.mark.parametrize("waited_for", [True, False])
+def test_parts_that_outlive_the_one_that_failed_leave_no_files(
+    waited_for: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is and, the twin, where only Orbax waits."""
+    begin, slow = checkpoints._Noting.__init__, []
+
+    def begin_slowly(self: Any, part: Any, errors: list[Exception]) -> None:
+        slow.append(Slow(part, tmp_path))
+        begin(self, slow[-1], errors)
+
+    def fail(self: Any, timeout: int | None = None) -> Any:
+        self._errors.append(OSError(28, "No space left on device"))
+        raise self._errors[-1]
+
+    monkeypatch.setattr(checkpoints._Noting, "__init__", begin_slowly)
+    monkeypatch.setattr(checkpoints._Noting, "result", fail)
+    if not waited_for:
+        monkeypatch.setattr(checkpoints._Noting, "wait", lambda self: None)
+    with pytest.raises(GPT2JaxError, match="step 1 cannot be written"), Checkpoints(tmp_path) as run:
+        run.save(small(1), meta(1))
+    for part in slow:
+        part.thread.join()
+    assert bool(list(tmp_path.iterdir())) != waited_for
+
+
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

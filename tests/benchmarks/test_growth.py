@@ -3,6 +3,7 @@
 import argparse
 import functools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from benchmarks import growth, growth_page, results, slopes, table
 from benchmarks.growth_axes import AXES, Point
+from tests.helpers import RUNS_CACHE
 
 ROOT = Path(__file__).parents[2]
 SIZES = [1, 2, 4, 8, 16]
@@ -56,7 +58,7 @@ def test_growth_measures_and_adds_its_record(tmp_path: Path) -> None:
     axes = ["batch", "sample_cache", "convert", "read"]
     options = ["--size", "toy", "--axes", *axes, "--rounds", "2", "--results", str(tmp_path)]
     command = [sys.executable, "-m", "benchmarks", "growth", *options]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | RUNS_CACHE, check=True, capture_output=True, text=True)
     [record] = json.loads((tmp_path / "growth.json").read_text("utf-8"))
     assert list(record["axes"]) == axes
     assert record["load"] >= 0

@@ -1,6 +1,7 @@
 """``python -m benchmarks``, at toy size and without a peer; the table of its records."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import memory, results, table, turns
+from tests.helpers import RUNS_CACHE
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 )
 def test_a_verb_measures_and_adds_its_record(verb: str, options: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", verb, *options, "--rounds", "2", "--results", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | RUNS_CACHE, check=True, capture_output=True, text=True)
     [record] = json.loads((tmp_path / f"{verb}.json").read_text("utf-8"))
     assert record["work"]["size"] == "toy"
     assert record["sides"]["gpt2jax"]["seconds"]["median"] > 0
@@ -35,7 +37,7 @@ def test_a_verb_measures_and_adds_its_record(verb: str, options: list[str], tmp_
 def test_memory_is_measured_and_the_policies_take_turns(tmp_path: Path) -> None:
     options = ["--size", "toy", "--mesh", "1", "1", "1", "--remat", "none", "full", "--rounds", "2"]
     command = [sys.executable, "-m", "benchmarks", "memory", *options, "--results", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    subprocess.run(command, cwd=ROOT, env=os.environ | RUNS_CACHE, check=True, capture_output=True, text=True)
     [record] = json.loads((tmp_path / "memory.json").read_text("utf-8"))
     for one in record["bytes"].values():
         assert 0 < one["planned_state"] < one["planned"]
@@ -60,7 +62,7 @@ def test_what_did_other_work_is_not_recorded(tmp_path: Path) -> None:
     """The peer is our own interpreter, which has no torch: it must not pass for one that was measured."""
     options = ["--size", "toy", "--peer", sys.executable, "--rounds", "2", "--results", str(tmp_path)]
     command = [sys.executable, "-m", "benchmarks", "load", *options]
-    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | RUNS_CACHE, check=False, capture_output=True, text=True)
     assert done.returncode != 0
     assert "peer_load.py ended with" in done.stderr
     assert not list(tmp_path.iterdir())

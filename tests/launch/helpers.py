@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from gpt2jax.data.prepare import prepare
+from tests.helpers import RUNS_CACHE
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
@@ -78,12 +79,7 @@ class Imitation:
         # Nothing of the real machine's clusters.
         kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         path = f"{self.folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        cache = {
-            "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax-tests"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
-        return kept | cache | {"PATH": path, "PYTHONPATH": str(ROOT)} | variables
+        return kept | RUNS_CACHE | {"PATH": path, "PYTHONPATH": str(ROOT)} | variables
 
 
 def run_together(commands: list[tuple[list[str], dict[str, str]]], folder: Path) -> list[str]:

@@ -16,6 +16,7 @@ from gpt2jax import tokenizer
 from gpt2jax.config import ModelConfig
 from gpt2jax.weights.convert import convert
 from gpt2jax.weights.weights import HeldWeights, Origin
+from tests.helpers import RUNS_CACHE
 from tests.serve.helpers import CONFIG, tiny_params
 
 
@@ -31,8 +32,7 @@ class Server:
 
     def __init__(self, model: Path, *options: str, **environment: str) -> None:
         command = [sys.executable, "-m", "gpt2jax", "serve", "--model", str(model), "--port", "0", *options]
-        cache = str(Path(__file__).parents[2] / ".cache" / "served")
-        given = os.environ | {"JAX_PLATFORMS": "cpu", "GPT2JAX_CACHE": cache} | environment
+        given = os.environ | RUNS_CACHE | {"JAX_PLATFORMS": "cpu"} | environment
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=given)
         self.lines: list[str] = []
         self._ready = threading.Event()

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from gpt2jax.train.runlog import read_rows
+from tests.helpers import RUNS_CACHE
 
 ROOT = Path(__file__).parents[2]
-CACHE = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax-tests"), "JAX_PLATFORMS": "cpu"}
+CACHE = RUNS_CACHE | {"JAX_PLATFORMS": "cpu"}
 KILL_TEST = runpy.run_path(str(ROOT / "benchmarks" / "kill_test.py"))
 
 

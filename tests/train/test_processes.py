@@ -22,7 +22,7 @@ from gpt2jax.record import Leaf
 from gpt2jax.train.runlog import read_rows
 from gpt2jax.weights.convert import convert
 from gpt2jax.weights.sources import open_weights
-from tests.helpers import free_port
+from tests.helpers import RUNS_CACHE, free_port
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = """
@@ -46,9 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment() -> dict[str, str]:
-    # Where the tests' programs are kept; and the package as it is here.
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax-tests")}
-    return os.environ | cache | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return os.environ | RUNS_CACHE | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 def command(*options: str, devices: int) -> list[str]:
