@@ -16,6 +16,7 @@ from gpt2jax import model
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.engine import SamplingState, append, draw_at, pin, pin_cache, token_at
+from gpt2jax.generate.filters import History
 from gpt2jax.model import Cache
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
@@ -91,23 +92,30 @@ def speculate(
         count, state, draft_cache = carry
         # At the end of the room the window begins earlier, with tokens that have been read before.
         first_B = jnp.minimum(state.position_B, state.tokens_BS.shape[1] - width)
-        token_B, history, tokens = token_at(state.tokens_BS, first_B), state.history, []
-        for offset in range(width):
-            tokens.append(token_B)
+        tokens_BT = jnp.zeros((first_B.size, width), jnp.int32).at[:, 0].set(token_at(state.tokens_BS, first_B))
+
+        # It stays a loop: unrolled, a program takes longer to compile and no less to run.
+        def draft(offset: jax.Array, carry: tuple[jax.Array, History, Cache]) -> tuple[jax.Array, History, Cache]:
+            tokens_BT, history, draft_cache = carry
             position_B = first_B + offset
+            token_B = jax.lax.dynamic_index_in_dim(tokens_BT, offset, axis=1, keepdims=False)
             logits_BV, draft_cache = model.decode_step(draft_params, token_B, position_B, draft_cache, draft_config)
-            if offset < draft_tokens:  # The last one is read for its place in the cache alone.
-                drafted_B = draw_at(rows, history, logits_BV, position_B + 1, config)
-                known_B = position_B + 1 <= state.position_B
-                history = history.add(drafted_B, ~known_B)
-                token_B = jnp.where(known_B, token_at(state.tokens_BS, position_B + 1), drafted_B)
-        tokens_BT = jnp.stack(tokens, axis=1)
+            drafted_B = draw_at(rows, history, logits_BV, position_B + 1, config)
+            known_B = position_B + 1 <= state.position_B
+            token_B = jnp.where(known_B, token_at(state.tokens_BS, position_B + 1), drafted_B)
+            tokens_BT = jax.lax.dynamic_update_index_in_dim(tokens_BT, token_B, offset + 1, axis=1)
+            return tokens_BT, history.add(drafted_B, ~known_B), draft_cache
+
+        tokens_BT, _, draft_cache = jax.lax.fori_loop(0, draft_tokens, draft, (tokens_BT, state.history, draft_cache))
+        # The last one is read for its place in the cache alone.
+        last_B = first_B + draft_tokens
+        _, draft_cache = model.decode_step(draft_params, tokens_BT[:, -1], last_B, draft_cache, draft_config)
         logits_BTV, cache = model.decode_steps(params, tokens_BT, first_B, state.cache, config)
         state = dataclasses.replace(state, cache=cache)
         for offset in range(width):
             # The row's newest token is the one that was read here, or this draft went another way before.
             here_B = state.position_B == first_B + offset
-            same_B = here_B & (token_at(state.tokens_BS, state.position_B) == tokens[offset])
+            same_B = here_B & (token_at(state.tokens_BS, state.position_B) == tokens_BT[:, offset])
             state = append(state, logits_BTV[:, offset], same_B & ~state.done_B, config)
         return count + 1, pin(state, place), pin_cache(draft_cache, place)
 
