@@ -35,7 +35,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 # Where each operation of a program was written is most of what its text holds, and nobody reads it here.
 jax.config.update("jax_traceback_in_locations_limit", 0)
-# The collector goes through some million objects of programs that stay: a twentieth of the suite's time.
+# The collector, which goes again and again through all that programs hold, took a twentieth of the suite's time.
 gc.set_threshold(100_000, 50, 100)
 
 # A shell has what it starts in its background ignore SIGINT, and all that tests start would inherit that.

@@ -14,7 +14,7 @@ from tests.helpers import RUNS_CACHE
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 
-# The shapes of tests/train/test_processes.py, so that both find the same compiled programs.
+# The shapes of tests/train/test_processes.py: where one process of pytest-xdist runs both, they share programs.
 SETTINGS = """
 model: {n_vocab: 257, n_ctx: 16, n_embd: 32, n_head: 4, n_layer: 2, dropout: 0.1}
 mesh: {data: 2, fsdp: 1, tensor: 2, max_whole: 0.1, cpu_devices: 2}
