@@ -153,7 +153,6 @@ class Checkpoints:
             self._kept.losses[meta.step] = meta.validation_loss
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta.to_json()))
         self._writing = meta.step
-        self._parts.clear()
         with self._written():
             if not self._manager.save(meta.step, args=items):
                 raise GPT2JaxError(f"checkpoint of step {meta.step}: Orbax did not save it in {self.folder}")
@@ -187,6 +186,7 @@ class Checkpoints:
         with self._written():
             self._manager.wait_until_finished()
         self._writing = None
+        self._parts.clear()  # They may hold what they wrote, a copy of the state, until the next save.
         # Beside the steps: many files take a while, and would count as a step's time.
         self._removal = threading.Thread(target=self._sweep, daemon=True)
         self._removal.start()
@@ -205,6 +205,7 @@ class Checkpoints:
                 for unfinished in (self._manager.wait_until_finished, *(part.wait for part in self._parts)):
                     with contextlib.suppress(Exception):
                         unfinished()
+                self._parts.clear()
                 for half in self.folder.glob(f"{step}{_HALF}*"):
                     remove_folder(half)
             whole = [number for number in checkpoint.steps_in(self.folder) if number != step]

@@ -382,6 +382,14 @@ def test_the_last_failure_comes_when_the_folder_is_closed(tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_was_written_is_not_held_until_the_next_save(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path) as run:
+        run.save(small(1), meta(1))
+        assert len(run._parts) == 2  # State and meta, in flight.
+        run.wait()
+        assert run._parts == []
+
+
 class Slow:
     """A part of a write that makes its files a while after another has failed."""
 
