@@ -21,7 +21,7 @@ from gpt2jax.record import DamagedError, Leaf, Meta, compare
 from gpt2jax.train.guard import Guard
 from gpt2jax.train.patience import out_of_patience
 from gpt2jax.train.step import TrainState, abstract_state, init_state
-from tests.helpers import TINY, place_on
+from tests.helpers import TINY, place_on, run_two_processes
 
 CONFIG = Config(model=TINY)
 
@@ -431,6 +431,56 @@ def test_parts_that_outlive_the_one_that_failed_leave_no_files(
     for part in slow:
         part.thread.join()
     assert bool(list(tmp_path.iterdir())) != waited_for
+
+
+def test_small_arrays_are_written_whole_and_no_program_cuts_them(
+    tmp_path: Path, abstract: TrainState, monkeypatch: pytest.MonkeyPatch, compiled: list[str]
+) -> None:
+    """Twin: where parts may have any size, each of eight devices cuts its own from what all of them hold."""
+    state = init_state(CONFIG, place_on(8, 1, 1))
+    for name, part, cut in (("whole", checkpoints._PART_BYTES, False), ("cut", 1, True)):
+        monkeypatch.setattr(checkpoints, "_PART_BYTES", part)
+        compiled.clear()
+        with Checkpoints(tmp_path / name) as run:
+            run.save(state, meta(1))
+        assert ("jit(slice)" in compiled) == cut
+        assert equal(values(checkpoint.restore_state(tmp_path / name / "1", abstract)), values(state))
+
+
+BOTH_WRITE = """
+import sys
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+folder, port, process = sys.argv[1], sys.argv[2], int(sys.argv[3])
+jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
+import numpy as np
+from gpt2jax.checkpoints import Checkpoints
+from gpt2jax.config import ModelConfig
+from gpt2jax.record import Meta
+from jax.sharding import NamedSharding, PartitionSpec
+held = NamedSharding(jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)), PartitionSpec())
+random = np.random.default_rng(0)
+values = {"large": random.normal(size=(1024, 1024)).astype("f4"), "small": random.normal(size=(128, 128)).astype("f4")}
+put = lambda value: jax.make_array_from_callback(value.shape, held, lambda index: value[index])
+with Checkpoints(folder) as run:
+    run.save(jax.tree.map(put, values), Meta(1, ModelConfig(), None, None))
+    abstract = jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=held), values)
+    run.wait()
+    state = run.restore(1, abstract)
+assert all(np.array_equal(state[name].addressable_data(0), value) for name, value in values.items())
+"""
+
+
+def test_each_of_two_processes_writes_its_part_of_a_large_array(tmp_path: Path) -> None:
+    run_two_processes(BOTH_WRITE, tmp_path)
+    written = [
+        sum(file.stat().st_size for file in (tmp_path / "1" / "state" / f"ocdbt.process_{process}" / "d").iterdir())
+        for process in range(2)
+    ]
+    # 2 MiB of the large one each, which random bits are left of when they are compressed; the small one the first.
+    assert written[1] > 1.7e6
+    assert 5e4 < written[0] - written[1] < 8e4
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(

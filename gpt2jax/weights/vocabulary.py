@@ -4,6 +4,7 @@ OpenAI's ``encoder.json`` and ``vocab.bpe``, which Hugging Face calls ``vocab.js
 ``tokenizer.json`` of the package tokenizers, are all rebuilt from a ``tiktoken.Encoding``; no copy of them is kept.
 """
 
+import functools
 import hashlib
 import itertools
 import json
@@ -50,14 +51,15 @@ def merges_text(encoding: tiktoken.Encoding) -> str:
     return MERGES_HEAD + "".join(f"{left} {right}\n" for left, right in merges(encoding))
 
 
-def merges(encoding: tiktoken.Encoding) -> list[tuple[str, str]]:
+@functools.lru_cache(maxsize=1)  # A model's folder has two files with them.
+def merges(encoding: tiktoken.Encoding) -> tuple[tuple[str, str], ...]:
     """The pairs that byte pair encoding merges, in order.
 
     tiktoken keeps only what a merge makes. Its two parts are what the token falls into when merges of lower rank
     alone are done.
     """
     if encoding.name == "characters":
-        return []
+        return ()
     spell, ranks = _spelling(), encoding._mergeable_ranks
     found = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
@@ -69,7 +71,7 @@ def merges(encoding: tiktoken.Encoding) -> list[tuple[str, str]]:
             at = min(range(len(pairs)), key=pairs.__getitem__)
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
         found.append((spell(parts[0]), spell(parts[1])))
-    return found
+    return tuple(found)
 
 
 def tokenizer_json(encoding: tiktoken.Encoding) -> str:
