@@ -47,8 +47,8 @@ _DIFFERS = {
 
 
 def begin(cpu_devices: int = 0) -> None:
-    """Start as the command line does (:func:`gpt2jax.runtime.start`), then print versions, devices, and what differs
-    on this backend. To be called once, before any array is made.
+    """Start as ``gpt2jax train`` does (:func:`gpt2jax.runtime.start`, :func:`gpt2jax.runtime.keep_memory`), then print
+    versions, devices, and what differs on this backend. To be called once, before any array is made.
 
     Args:
         cpu_devices: virtual CPU devices to run on where the machine has fewer accelerators; 0 takes what it has.
@@ -66,6 +66,7 @@ def begin(cpu_devices: int = 0) -> None:
         raise GPT2JaxError(
             f"cpu_devices: {cpu_devices}: jax has looked for devices already: restart the runtime and begin again"
         ) from None
+    runtime.keep_memory()
     devices = jax.devices()
     kinds = ", ".join(sorted({device.device_kind for device in devices}))
     version = importlib.metadata.version

@@ -1,8 +1,10 @@
-"""What a program that trains on CPU does with its memory."""
+"""What a program does with a CPU's memory, and with what it has compiled."""
 
+import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -77,3 +79,24 @@ def test_accelerators_and_virtual_devices_keep_their_ways(
     monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
     assert runtime.keep_memory() is kept
     assert told == ([(-4, 0), (-1, -1), (-2, 64 << 20), ("jax_cpu_enable_async_dispatch", False)] if kept else [])
+
+
+COMPILES = """
+import sys
+import jax
+from gpt2jax import runtime
+
+runtime.start()
+for seconds in sys.argv[1:]:
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float(seconds))
+jax.jit(lambda x: x + 1)(1.0).block_until_ready()
+"""
+
+
+def test_small_programs_are_kept(tmp_path: Path) -> None:
+    """Twin: those that are compiled in less than a minute are not."""
+    for name, seconds, kept in (("all", (), True), ("few", ("60",), False)):
+        environment = os.environ | {"GPT2JAX_CACHE": str(tmp_path / name), "JAX_PLATFORMS": "cpu"}
+        subprocess.run([sys.executable, "-c", COMPILES, *seconds], check=True, env=environment)
+        found = (tmp_path / name / "compiled").glob("jit__lambda*-cache")
+        assert bool([*found]) == kept
