@@ -62,12 +62,11 @@ _kernel_gradient.defvjp(_product_forward, _product_backward, symbolic_zeros=True
 
 def scores(x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
     """Scores [B, T, V] in float32 of states against every row of a table, for programs of one device: the training
-    step, a scorer's, and those with few states.
+    step, and those with few states.
 
     In float32 on CPU the larger side comes first. With a table of 50,304 rows as the second, the product takes Eigen,
-    which does it in the step (``gpt2jax/train/step.py``), up to four times as long; a scorer's program takes up to half
-    as long again; and YNNPACK alone is a little slower up to 64 states, and quicker above (benchmarks/log.md). It has
-    no gradient written out.
+    which does it in the step (``gpt2jax/train/step.py``), up to four times as long; YNNPACK alone is a little slower up
+    to 64 states, and quicker above (benchmarks/log.md). It has no gradient written out.
     """
 
     def states_first(x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:

@@ -26,9 +26,9 @@ from gpt2jax.errors import GPT2JaxError
 from gpt2jax.evaluate.journal import Journal
 from gpt2jax.evaluate.rows import Row, Scored
 from gpt2jax.generate.engine import log_probs
-from gpt2jax.ops import map_positions, scores
+from gpt2jax.ops import map_positions
 from gpt2jax.parameters import Params
-from gpt2jax.partition import Partition, make_mesh, one_device
+from gpt2jax.partition import Partition, make_mesh
 from gpt2jax.weights.sources import open_weights
 from gpt2jax.weights.weights import Weights, load_params
 
@@ -114,9 +114,11 @@ class Scorer:
             config, compute_dtype=compute_dtype, attention=attention, dropout=0.0, remat="none"
         )
         self.params = jax.device_put(params, self.place.params())
-        allowed_V = np.arange(config.padded_vocab) < config.n_vocab
-        allowed_V[self.banned] = False
-        self._allowed_V = self._put(allowed_V)
+        self._allowed_V = None
+        if self.banned:
+            allowed_V = np.arange(config.padded_vocab) < config.n_vocab
+            allowed_V[self.banned] = False
+            self._allowed_V = self._put(allowed_V)
 
     @classmethod
     def load(
@@ -290,7 +292,7 @@ def _scores(
     params: Params,
     tokens_BT1: jax.Array,
     first_B: jax.Array,
-    allowed_V: jax.Array,
+    allowed_V: jax.Array | None,
     *,
     config: ModelConfig,
     tail: int,
@@ -298,18 +300,16 @@ def _scores(
     place: Partition,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Of the tokens after the ``tail`` positions from ``first_B`` on: log-probabilities [B, S] (float32), whether each
-    is the most probable one of ``allowed_V`` (bool), and of all of the vocabulary; whole on every device."""
+    is the most probable one of ``allowed_V`` (bool; None: of the vocabulary), and of the vocabulary; whole on every
+    device."""
     place_BS = first_B[:, None] + jnp.arange(tail, dtype=jnp.int32)[None, :]
     target_BS = jnp.take_along_axis(tokens_BT1, place_BS + 1, axis=1)
     # The token table, gathered over fsdp alone and once, for embedding and logits.
     params = params | {"wte": place.constrain(params["wte"], "logits", "table")}
-    number_V = jnp.arange(allowed_V.size, dtype=jnp.int32)
+    number_V = jnp.arange(config.padded_vocab, dtype=jnp.int32)
 
     def score(x_BCD: jax.Array, target_BC: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        if one_device(place):
-            logits_BCV = scores(x_BCD, params["wte"].astype(x_BCD.dtype))
-        else:
-            logits_BCV = model.logits(params, x_BCD, place)
+        logits_BCV = model.logits(params, x_BCD, place)
         log_prob_BC, _, _ = log_probs(logits_BCV, target_BC, 0, config)
         own_BC1 = jnp.take_along_axis(logits_BCV, target_BC[..., None], axis=-1)
         before_BCV = number_V[None, None] < target_BC[..., None]
@@ -317,6 +317,8 @@ def _scores(
         # Not argmax, which no CPU vectorises: in one pass, whether there is a better one.
         number_BC = jnp.isfinite(own_BC1[..., 0])
         most_BC = ~jnp.any(better_BCV & (number_V < config.n_vocab)[None, None], axis=-1) & number_BC
+        if allowed_V is None:
+            return log_prob_BC, most_BC, most_BC
         greedy_BC = ~jnp.any(better_BCV & allowed_V[None, None], axis=-1) & allowed_V[target_BC] & number_BC
         return log_prob_BC, greedy_BC, most_BC
 
