@@ -40,7 +40,7 @@ def start(cpu_devices: int = 0) -> None:
     # A folder that the user gave to jax itself stands.
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-        # Small programs too: a run has dozens of them, and to read one takes a third of the time to compile it.
+        # Small programs too: a run has dozens of them (benchmarks/log.md).
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 

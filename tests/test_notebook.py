@@ -40,6 +40,19 @@ def test_the_runtime_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert second.startswith("CPU: ")
 
 
+def test_memory_is_kept_before_jax_looks_for_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices, called = jax.devices, []
+
+    def look() -> list[jax.Device]:
+        called.append("look")
+        return devices()
+
+    monkeypatch.setattr(notebook.runtime, "keep_memory", lambda: called.append("keep"))
+    monkeypatch.setattr(jax, "devices", look)
+    notebook.begin()
+    assert called[:2] == ["keep", "look"]
+
+
 def test_virtual_devices_stand_in_only_for_accelerators_that_are_not_there(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
