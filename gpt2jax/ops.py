@@ -10,17 +10,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Entries of a kernel from which on its gradient is quicker as it is derived, of two matrices, than written out
+# (benchmarks/log.md).
+LARGE_KERNEL = 150_000
+
 
 def product(einsum: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """``jnp.einsum(einsum, x, kernel)``, of states and a dense layer's kernel.
+    """``jnp.einsum(einsum, x, kernel)``, of states and a dense layer's kernel, in the form that a CPU differentiates
+    well. Reverse mode only.
 
-    Its gradient by the kernel is written out for CPU: it is the product of a transpose, and derived automatically, the
-    compiler takes a slower program for it than for other products, or transposes the larger of the two. Reverse mode
-    only.
+    Where the axes allow it, a large kernel is multiplied as a matrix: the compiler copies arrays of more axes before
+    it multiplies them. Otherwise the gradient by the kernel is written out: it is the product of a transpose, and
+    derived automatically, the compiler takes a slower program for it than for other products, or transposes the larger
+    of the two.
     """
+    _, ins, _, are_matrices = _axes(einsum)
+    if are_matrices and kernel.size >= LARGE_KERNEL:
+        rows, shape = x.shape[: x.ndim - len(ins)], kernel.shape[len(ins) :]
+        width = math.prod(kernel.shape[: len(ins)])
+        return (x.reshape(-1, width) @ kernel.reshape(width, -1)).reshape(*rows, *shape)
     # The product itself stays in sight of rematerialisation policies, to which a function with a gradient of its own is
     # no product.
     return _kernel_gradient(einsum, jnp.einsum(einsum, x, jax.lax.stop_gradient(kernel)), x, kernel)
+
+
+def _axes(einsum: str) -> tuple[str, str, str, bool]:
+    """Of states and kernel: rows, what is summed over, what comes out; whether each is one run of axes everywhere, so
+    that all three arrays are matrices."""
+    (left, right), out = einsum.split("->")[0].split(","), einsum.split("->")[1]
+    rows, ins = "".join(axis for axis in left if axis in out), "".join(axis for axis in left if axis in right)
+    outs = right.removeprefix(ins)
+    return rows, ins, outs, (left, right, out) == (rows + ins, ins + outs, rows + outs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -39,8 +59,7 @@ def _product_backward(einsum: str, x: jax.Array | None, grad: Any) -> tuple[Any,
     if x is None:
         return grad, None, None
     left, (right, out) = einsum.split(",")[0], einsum.split(",")[1].split("->")
-    rows, ins = "".join(axis for axis in left if axis in out), "".join(axis for axis in left if axis in right)
-    outs = right.removeprefix(ins)
+    rows, ins, outs, _ = _axes(einsum)
 
     def derived(x: jax.Array, grad: jax.Array) -> jax.Array:
         return jnp.einsum(f"{left},{out}->{right}", x, grad)
@@ -61,12 +80,10 @@ _kernel_gradient.defvjp(_product_forward, _product_backward, symbolic_zeros=True
 
 
 def scores(x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
-    """Scores [B, T, V] in float32 of states against every row of a table, for programs of one device: the training
-    step, and those with few states.
+    """Scores [B, T, V] in float32 of states against every row of a table, for programs of one device with few states.
 
-    In float32 on CPU the larger side comes first. With a table of 50,304 rows as the second, the product takes Eigen,
-    which does it in the step (``gpt2jax/train/step.py``), up to four times as long; YNNPACK alone is a little slower up
-    to 64 states, and quicker above (benchmarks/log.md). It has no gradient written out.
+    In float32 on CPU the larger side comes first. With a table of 50,304 rows as the second, the product takes Eigen up
+    to four times as long; YNNPACK alone is a little slower up to 64 states, and quicker above (benchmarks/log.md).
     """
 
     def states_first(x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.test_util import check_grads
 
+from gpt2jax import ops
 from gpt2jax.model import FEW_STATES, logits
 from gpt2jax.ops import gelu, layer_norm, product, scores
 from tests.helpers import count_primitive, distance
@@ -39,6 +40,30 @@ class TestProduct:
             assert one.dtype == other.dtype
             assert distance(one, other) < 1e-5
             assert distance(one, none) > 1e-2
+
+    def test_a_large_kernel_is_multiplied_as_a_matrix(self, einsum: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        x, kernel, grad = operands(einsum)
+
+        @jax.jit
+        def backward(x: jax.Array, kernel: jax.Array, grad: jax.Array) -> Any:
+            out, pull = jax.vjp(lambda x, kernel: product(einsum, x, kernel), x, kernel)
+            return out, *pull(grad)
+
+        def turned() -> int:
+            backward.clear_cache()
+            return str(backward.lower(x, kernel, grad).compile().as_text()).count(" transpose(")
+
+        small, wanted = turned(), backward(x, kernel, grad)
+        monkeypatch.setattr(ops, "LARGE_KERNEL", kernel.size)
+        large, found = turned(), backward(x, kernel, grad)
+        for one, other in zip(found, wanted, strict=True):
+            assert distance(one, other) < 1e-5
+        if einsum in ("btd,dchk->cbhtk", "bhtk,hkd->btd"):  # Which has axes between its rows.
+            assert large == small > 0
+        else:
+            assert large == 0 < small
+        monkeypatch.setattr(ops, "LARGE_KERNEL", kernel.size + 1)
+        assert turned() == small
 
     def test_a_kernel_that_is_held_has_no_gradient(self, einsum: str) -> None:
         """As beside adapters: none is computed, to be thrown away."""

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from gpt2jax import model
 from gpt2jax.config import ModelConfig
-from gpt2jax.ops import scores
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition, one_device
 
@@ -125,23 +124,18 @@ def _by_chunks(
     def part(sums: tuple[jax.Array, jax.Array], xs: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
         total, table_grad_VD = sums
         x_BTD, targets_BT, weights_BT = xs
-        if graded and one_device(partition):  # In the step's program, which is compiled in its own way (step.py).
-            logits_BTV = scores(x_BTD, table_VD)
-        else:
-            logits_BTV = model.logits({"wte": table_VD}, x_BTD, partition)
-        numbers_V = jnp.arange(logits_BTV.shape[-1])
-        logits_BTV = jnp.where((numbers_V < n_vocab)[None, None], logits_BTV, jnp.finfo(jnp.float32).min)
-        target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1, mode="fill")[..., 0]
-        normaliser_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-        total = total + jnp.sum(weights_BT * (normaliser_BT - target_BT))
+        arrays = x_BTD, table_VD, targets_BT, weights_BT
         if not graded:
-            return (total, table_grad_VD), x_BTD[..., :0]
-        wanted_BTV = (numbers_V[None, None] == targets_BT[..., None]).astype(jnp.float32)
-        error_BTV = jnp.exp(logits_BTV - normaliser_BT[..., None]) - wanted_BTV
-        logits_grad_BTV = (weights_BT[..., None] * error_BTV).astype(x_BTD.dtype)
-        x_grad_BTD = jnp.einsum("btv,vd->btd", logits_grad_BTV, table_VD)
-        added_VD = jnp.einsum("btv,btd->vd", logits_grad_BTV, x_BTD, preferred_element_type=jnp.float32)
-        return (total, table_grad_VD + added_VD), x_grad_BTD
+            logits_BTV = model.logits({"wte": table_VD}, x_BTD, partition)
+            return (total + _losses(logits_BTV, targets_BT, weights_BT, n_vocab, 2)[0], table_grad_VD), x_BTD[..., :0]
+        positions_first = functools.partial(_positions_first, n_vocab=n_vocab, partition=partition)
+        if one_device(partition) and table_VD.size > x_BTD.size and x_BTD.dtype == jnp.float32:
+            vocabulary_first = functools.partial(_vocabulary_first, n_vocab=n_vocab)
+            found = jax.lax.platform_dependent(*arrays, cpu=vocabulary_first, default=positions_first)
+        else:
+            found = positions_first(*arrays)
+        added, x_grad_BTD, added_VD = found
+        return (total + added, table_grad_VD + added_VD), x_grad_BTD
 
     width, length = x_BTD.shape[-1] if graded else 0, targets_BT.shape[1]
     sums = (jnp.zeros((), jnp.float32), jnp.zeros((table_VD.shape[0], width), jnp.float32))
@@ -162,3 +156,52 @@ def _by_chunks(
         sums, rest_BTD = part(sums, tuple(array[:, whole:] for array in arrays))
         x_grad_BTD = jnp.concatenate([x_grad_BTD, rest_BTD], axis=1)
     return sums[0], x_grad_BTD, sums[1]
+
+
+Graded = tuple[jax.Array, jax.Array, jax.Array]
+"""A sum of losses, and its gradients by states [B, T, D] and table [V, D]."""
+
+
+def _positions_first(
+    x_BTD: jax.Array,
+    table_VD: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    *,
+    n_vocab: int,
+    partition: Partition | None,
+) -> Graded:
+    logits_BTV = model.logits({"wte": table_VD}, x_BTD, partition)
+    total, error_BTV = _losses(logits_BTV, targets_BT, weights_BT, n_vocab, 2)
+    error_BTV = error_BTV.astype(x_BTD.dtype)
+    x_grad_BTD = jnp.einsum("btv,vd->btd", error_BTV, table_VD)
+    return total, x_grad_BTD, jnp.einsum("btv,btd->vd", error_BTV, x_BTD, preferred_element_type=jnp.float32)
+
+
+def _vocabulary_first(
+    x_BTD: jax.Array, table_VD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, *, n_vocab: int
+) -> Graded:
+    """The same for a CPU and a table that is larger than the states: the product is quicker with the larger side first
+    (:func:`gpt2jax.ops.scores`), and turning what comes out of it around took longer than the softmax.
+
+    Rows and positions become one axis, so that products are of two matrices: of three axes, the compiler copies one.
+    """
+    x_ND, targets_N, weights_N = x_BTD.reshape(-1, x_BTD.shape[-1]), targets_BT.reshape(-1), weights_BT.reshape(-1)
+    total, error_VN = _losses(jnp.einsum("vd,nd->vn", table_VD, x_ND), targets_N, weights_N, n_vocab, 0)
+    x_grad_BTD = jnp.einsum("vn,vd->nd", error_VN, table_VD).reshape(x_BTD.shape)
+    return total, x_grad_BTD, jnp.einsum("vn,nd->vd", error_VN, x_ND)
+
+
+def _losses(
+    logits: jax.Array, targets: jax.Array, weights: jax.Array, n_vocab: int, axis: int
+) -> tuple[jax.Array, jax.Array]:
+    """The weighted sum of losses, and its gradient by ``logits`` (float32), whose vocabulary is along ``axis``; targets
+    and weights have the other axes."""
+    numbers = jax.lax.broadcasted_iota(jnp.int32, logits.shape, axis)
+    logits = jnp.where(numbers < n_vocab, logits, jnp.finfo(jnp.float32).min)
+    targets = jnp.expand_dims(targets, axis)
+    target = jnp.take_along_axis(logits, targets, axis=axis, mode="fill")
+    normaliser = jax.nn.logsumexp(logits, axis=axis, keepdims=True)
+    total = jnp.sum(weights * (normaliser - target).squeeze(axis))
+    error = jnp.exp(logits - normaliser) - (numbers == targets).astype(jnp.float32)
+    return total, jnp.expand_dims(weights, axis) * error

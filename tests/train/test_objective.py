@@ -144,10 +144,37 @@ def test_logits_of_all_positions_never_exist_at_once(params: Params) -> None:
     whole = 2 * 64 * 384
     largest, text = largest_array(16, params)
     assert largest < whole / 2
-    assert "f32[2,16,384]" in text
+    assert "f32[384,32]" in text
     largest, text = largest_array(64, params)  # Twin: without chunks they do.
     assert largest == whole
-    assert "f32[2,64,384]" in text
+    assert "f32[384,128]" in text
+
+
+def test_on_cpu_the_vocabulary_comes_first_where_the_table_is_larger_than_the_states(params: Params) -> None:
+    """2 rows of 64 are fewer than the 384 of the table, 8 are more: the same mean, and no scores are turned around."""
+    windows_BT1 = jnp.concatenate([WINDOW_BT1] * 4)
+
+    @jax.jit
+    def mean(params: Params, window_BT1: jax.Array) -> Any:
+        def loss(params: Params) -> jax.Array:
+            total, count = loss_sum(params, window_BT1, CONFIG, chunk=64)
+            return total / count
+
+        return jax.value_and_grad(loss)(params)
+
+    def dots(window_BT1: jax.Array) -> tuple[str, set[str]]:
+        text = str(mean.lower(params, window_BT1).compile().as_text())
+        return text, set(re.findall(r"f32\[([\d,]+)\]\S* dot\(", text))
+
+    few, many = dots(WINDOW_BT1), dots(windows_BT1)
+    assert "384,128" in few[1]
+    assert not {"128,384", "2,64,384"} & few[1]
+    assert "f32[128,384]" not in few[0]
+    assert "512,384" in many[1]  # Twin.
+    found, wanted = mean(params, WINDOW_BT1), mean(params, windows_BT1)
+    assert relative_distance(found, wanted) < 1e-5
+    other = mean(params, windows_BT1.at[:4].set(windows_BT1[4:, ::-1]))
+    assert relative_distance(other, wanted) > 1e-2
 
 
 # A vocabulary of 1024 with its padding, which is no other size of the model or the batch.
