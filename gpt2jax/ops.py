@@ -1,4 +1,4 @@
-"""Dense layers' products, layer norm and GELU, with gradients written out so that a CPU computes them well or little is
+"""Dense layers' products, layer norm and GELU, with gradients so written that a CPU computes them well or little is
 kept for the backward pass; scores against the token table; work on positions that is done a chunk of them at a time."""
 
 import functools
@@ -19,10 +19,10 @@ def product(einsum: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """``jnp.einsum(einsum, x, kernel)``, of states and a dense layer's kernel, in the form that a CPU differentiates
     well. Reverse mode only.
 
-    Where the axes allow it, a large kernel is multiplied as a matrix: the compiler copies arrays of more axes before
-    it multiplies them. Otherwise the gradient by the kernel is written out: it is the product of a transpose, and
-    derived automatically, the compiler takes a slower program for it than for other products, or transposes the larger
-    of the two.
+    Where the axes allow it, a large kernel is multiplied as a matrix, on every platform: arrays of more axes a CPU's
+    compiler copies before it multiplies them, which costs more than what the rest is for. The rest is that the gradient
+    by the kernel, the product of a transpose, is written out: derived automatically, the compiler takes a slower
+    program for it than for other products, or transposes the larger of the two.
     """
     _, ins, _, are_matrices = _axes(einsum)
     if are_matrices and kernel.size >= LARGE_KERNEL:
@@ -82,8 +82,8 @@ _kernel_gradient.defvjp(_product_forward, _product_backward, symbolic_zeros=True
 def scores(x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
     """Scores [B, T, V] in float32 of states against every row of a table, for programs of one device with few states.
 
-    In float32 on CPU the larger side comes first. With a table of 50,304 rows as the second, the product takes Eigen up
-    to four times as long; YNNPACK alone is a little slower up to 64 states, and quicker above (benchmarks/log.md).
+    In float32 on CPU the larger side comes first: up to 64 states of 768 and a table of 50,304 rows take less time so,
+    and more take longer (benchmarks/log.md).
     """
 
     def states_first(x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:

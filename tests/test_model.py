@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpt2jax import attention, model, parameters
+from gpt2jax import attention, model, ops, parameters
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.model import decode_step, forward, hidden_states, prefill
@@ -252,6 +252,48 @@ def loss_and_gradient(config: ModelConfig, key: jax.Array | None = None) -> tupl
         return loss_sum(params, window_BT1, config, chunk=128, dropout_key=key)[0]
 
     return jax.value_and_grad(loss), parameters.init(jax.random.key(0), config)
+
+
+class TestLargeKernels:
+    """GPT-2's are multiplied as matrices (:func:`gpt2jax.ops.product`), those of these tests' models are too small."""
+
+    @pytest.mark.parametrize("changes", [{}, {"compute_dtype": "bfloat16"}, {"remat": "dots", "dropout": 0.3}])
+    def test_they_change_neither_loss_nor_gradient(
+        self, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = dataclasses.replace(DEEP, **changes)
+        plain, params = loss_and_gradient(config, jax.random.key(7))
+        products, wanted = count_primitive("dot_general", plain, params), jax.jit(plain)(params)
+        monkeypatch.setattr(ops, "LARGE_KERNEL", 0)
+        large, _ = loss_and_gradient(config, jax.random.key(7))
+        assert str(jax.make_jaxpr(large)(params)) != str(jax.make_jaxpr(plain)(params))
+        found = jax.jit(large)(params)
+        limit = 2e-2 if config.compute_dtype == "bfloat16" else 1e-5
+        assert relative_distance(found, wanted) < limit
+        assert count_primitive("dot_general", large, params) <= products  # A policy that kept none would add some.
+        other, _ = loss_and_gradient(config, jax.random.key(8))
+        if config.dropout:
+            assert relative_distance(jax.jit(other)(params), found) > 10 * limit
+
+    def test_they_change_no_text(self, hf_tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+        config, tokens_BT = hf_tiny.config, random_tokens(0, 2, 8)
+        monkeypatch.setattr(model, "_block", model._block.__wrapped__)  # type: ignore[attr-defined]
+
+        def last_logits() -> list[jax.Array]:
+            def read(params: Params) -> list[jax.Array]:
+                length_B = jnp.full((2,), 8, jnp.int32)
+                first_BV, cache = prefill(params, tokens_BT, length_B, config, 10)
+                second_BV, _ = decode_step(params, tokens_BT[:, 0], length_B, cache, config)
+                return [first_BV, second_BV]
+
+            return list(jax.jit(read)(parameters.unstack(hf_tiny.params, config)))
+
+        wanted = last_logits()
+        monkeypatch.setattr(ops, "LARGE_KERNEL", 0)
+        found = last_logits()
+        for one, other in zip(found, wanted, strict=True):
+            assert distance(one, other) < 1e-5
+        assert distance(found[0], wanted[1]) > 1e-2
 
 
 class TestRematerialisation:

@@ -44,18 +44,19 @@ class TestProduct:
     def test_a_large_kernel_is_multiplied_as_a_matrix(self, einsum: str, monkeypatch: pytest.MonkeyPatch) -> None:
         x, kernel, grad = operands(einsum)
 
-        @jax.jit
-        def backward(x: jax.Array, kernel: jax.Array, grad: jax.Array) -> Any:
-            out, pull = jax.vjp(lambda x, kernel: product(einsum, x, kernel), x, kernel)
-            return out, *pull(grad)
+        def turned() -> tuple[int, Any]:
+            """How often an array is turned around, and what comes out."""
 
-        def turned() -> int:
-            backward.clear_cache()
-            return str(backward.lower(x, kernel, grad).compile().as_text()).count(" transpose(")
+            def backward(x: jax.Array, kernel: jax.Array, grad: jax.Array) -> Any:
+                out, pull = jax.vjp(lambda x, kernel: product(einsum, x, kernel), x, kernel)
+                return out, *pull(grad)
 
-        small, wanted = turned(), backward(x, kernel, grad)
+            compiled = jax.jit(backward).lower(x, kernel, grad).compile()
+            return str(compiled.as_text()).count(" transpose("), compiled(x, kernel, grad)
+
+        small, wanted = turned()
         monkeypatch.setattr(ops, "LARGE_KERNEL", kernel.size)
-        large, found = turned(), backward(x, kernel, grad)
+        large, found = turned()
         for one, other in zip(found, wanted, strict=True):
             assert distance(one, other) < 1e-5
         if einsum in ("btd,dchk->cbhtk", "bhtk,hkd->btd"):  # Which has axes between its rows.
@@ -63,11 +64,15 @@ class TestProduct:
         else:
             assert large == 0 < small
         monkeypatch.setattr(ops, "LARGE_KERNEL", kernel.size + 1)
-        assert turned() == small
+        assert turned()[0] == small
 
-    def test_a_kernel_that_is_held_has_no_gradient(self, einsum: str) -> None:
+    @pytest.mark.parametrize("large", [True, False])
+    def test_a_kernel_that_is_held_has_no_gradient(
+        self, einsum: str, large: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """As beside adapters: none is computed, to be thrown away."""
         x, kernel, _ = operands(einsum)
+        monkeypatch.setattr(ops, "LARGE_KERNEL", kernel.size + 1 - large)
 
         def by_states(x: jax.Array, kernel: jax.Array) -> jax.Array:
             return jax.grad(lambda x: product(einsum, x, kernel).sum())(x)
@@ -78,7 +83,7 @@ class TestProduct:
         assert count_primitive("dot_general", by_states, x, kernel) == 2
         assert count_primitive("dot_general", by_both, x, kernel) > 2
 
-    def test_on_cpu_no_product_is_of_a_transpose(self, einsum: str) -> None:
+    def test_on_cpu_no_product_of_a_small_kernel_is_of_a_transpose(self, einsum: str) -> None:
         """That is, none sums over the first axis of its left side."""
         x, kernel, grad = operands(einsum)
 

@@ -172,8 +172,8 @@ def _positions_first(
     partition: Partition | None,
 ) -> Graded:
     logits_BTV = model.logits({"wte": table_VD}, x_BTD, partition)
-    total, error_BTV = _losses(logits_BTV, targets_BT, weights_BT, n_vocab, 2)
-    error_BTV = error_BTV.astype(x_BTD.dtype)
+    total, *scored = _losses(logits_BTV, targets_BT, weights_BT, n_vocab, 2)
+    error_BTV = _errors(*scored, targets_BT, weights_BT, 2).astype(x_BTD.dtype)
     x_grad_BTD = jnp.einsum("btv,vd->btd", error_BTV, table_VD)
     return total, x_grad_BTD, jnp.einsum("btv,btd->vd", error_BTV, x_BTD, preferred_element_type=jnp.float32)
 
@@ -181,27 +181,33 @@ def _positions_first(
 def _vocabulary_first(
     x_BTD: jax.Array, table_VD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, *, n_vocab: int
 ) -> Graded:
-    """The same for a CPU and a table that is larger than the states: the product is quicker with the larger side first
-    (:func:`gpt2jax.ops.scores`), and turning what comes out of it around took longer than the softmax.
+    """The same for a CPU and a table that is larger than the states. With a table of 50,304 rows as its second side, a
+    product takes Eigen, which does it in the step (``gpt2jax/train/step.py``), up to four times as long; and to turn
+    scores around after it takes longer than the softmax (benchmarks/log.md).
 
-    Rows and positions become one axis, so that products are of two matrices: of three axes, the compiler copies one.
+    Rows and positions become one axis, so that products are of two matrices: of more axes, the compiler copies one.
     """
     x_ND, targets_N, weights_N = x_BTD.reshape(-1, x_BTD.shape[-1]), targets_BT.reshape(-1), weights_BT.reshape(-1)
-    total, error_VN = _losses(jnp.einsum("vd,nd->vn", table_VD, x_ND), targets_N, weights_N, n_vocab, 0)
+    total, *scored = _losses(jnp.einsum("vd,nd->vn", table_VD, x_ND), targets_N, weights_N, n_vocab, 0)
+    error_VN = _errors(*scored, targets_N, weights_N, 0)
     x_grad_BTD = jnp.einsum("vn,vd->nd", error_VN, table_VD).reshape(x_BTD.shape)
     return total, x_grad_BTD, jnp.einsum("vn,nd->vd", error_VN, x_ND)
 
 
 def _losses(
     logits: jax.Array, targets: jax.Array, weights: jax.Array, n_vocab: int, axis: int
-) -> tuple[jax.Array, jax.Array]:
-    """The weighted sum of losses, and its gradient by ``logits`` (float32), whose vocabulary is along ``axis``; targets
-    and weights have the other axes."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The weighted sum of losses; with it, for :func:`_errors`, the logits without those that stand for no token, and
+    their log-sum-exp. The vocabulary is along ``axis`` of the logits; targets and weights have the other axes."""
     numbers = jax.lax.broadcasted_iota(jnp.int32, logits.shape, axis)
     logits = jnp.where(numbers < n_vocab, logits, jnp.finfo(jnp.float32).min)
-    targets = jnp.expand_dims(targets, axis)
-    target = jnp.take_along_axis(logits, targets, axis=axis, mode="fill")
+    target = jnp.take_along_axis(logits, jnp.expand_dims(targets, axis), axis=axis, mode="fill")
     normaliser = jax.nn.logsumexp(logits, axis=axis, keepdims=True)
-    total = jnp.sum(weights * (normaliser - target).squeeze(axis))
-    error = jnp.exp(logits - normaliser) - (numbers == targets).astype(jnp.float32)
-    return total, jnp.expand_dims(weights, axis) * error
+    return jnp.sum(weights * (normaliser - target).squeeze(axis)), logits, normaliser
+
+
+def _errors(logits: jax.Array, normaliser: jax.Array, targets: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
+    """The gradient of the sum by the logits, float32."""
+    numbers = jax.lax.broadcasted_iota(jnp.int32, logits.shape, axis)
+    wanted = (numbers == jnp.expand_dims(targets, axis)).astype(jnp.float32)
+    return jnp.expand_dims(weights, axis) * (jnp.exp(logits - normaliser) - wanted)

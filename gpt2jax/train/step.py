@@ -32,7 +32,7 @@ def compiler_options(config: ModelConfig, place: Partition) -> dict[str, Any] | 
     """What the step is compiled with: on a CPU, what was found to help there (benchmarks/log.md)."""
     if place.mesh.devices.flat[0].platform != "cpu":
         return None
-    # On a mesh the product with the token table keeps an order in which Eigen is slow (gpt2jax.ops.scores).
+    # On a mesh the product with the token table keeps an order in which Eigen is slow (objective.py).
     eigen = one_device(place) and model.compute_dtype(config) == jnp.float32
     return CPU_OPTIONS | (FLOAT32_OPTIONS if eigen else {})
 
