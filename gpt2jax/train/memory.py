@@ -88,8 +88,11 @@ def estimate(config: Config, place: Partition) -> Memory:
     if adapters:
         loss, backward, end = 2 * logits, gradients + work, 0.0
     else:
-        # Logits, their gradient, and the latter's transpose for the table's gradient, which is summed over chunks.
-        loss = 3 * logits + 2 * table if chunk < model.n_ctx else 2 * logits + max(logits, table)
+        # Logits, their gradient, and the latter's transpose for the table's gradient, which is summed over chunks. With
+        # the vocabulary first, as one CPU has it (objective.py), nothing is transposed.
+        whole_table = one_device(place) and platform == "cpu" and dtype == jnp.float32
+        turned = logits * (not (whole_table and model.padded_vocab > rows * chunk))
+        loss = 2 * logits + (turned + 2 * table if chunk < model.n_ctx else max(turned, table))
         backward = gradients + work + table * spread
         # The table's gradients as output and as input; over several devices before and after they are reduced.
         end = gradients - table // fsdp + table * (4 + parts if spread else 3)

@@ -172,8 +172,8 @@ def _positions_first(
     partition: Partition | None,
 ) -> Graded:
     logits_BTV = model.logits({"wte": table_VD}, x_BTD, partition)
-    total, *scored = _losses(logits_BTV, targets_BT, weights_BT, n_vocab, 2)
-    error_BTV = _errors(*scored, targets_BT, weights_BT, 2).astype(x_BTD.dtype)
+    total, logits_BTV, normaliser_BT1 = _losses(logits_BTV, targets_BT, weights_BT, n_vocab, 2)
+    error_BTV = _errors(logits_BTV, normaliser_BT1, targets_BT, weights_BT, 2).astype(x_BTD.dtype)
     x_grad_BTD = jnp.einsum("btv,vd->btd", error_BTV, table_VD)
     return total, x_grad_BTD, jnp.einsum("btv,btd->vd", error_BTV, x_BTD, preferred_element_type=jnp.float32)
 
@@ -188,8 +188,9 @@ def _vocabulary_first(
     Rows and positions become one axis, so that products are of two matrices: of more axes, the compiler copies one.
     """
     x_ND, targets_N, weights_N = x_BTD.reshape(-1, x_BTD.shape[-1]), targets_BT.reshape(-1), weights_BT.reshape(-1)
-    total, *scored = _losses(jnp.einsum("vd,nd->vn", table_VD, x_ND), targets_N, weights_N, n_vocab, 0)
-    error_VN = _errors(*scored, targets_N, weights_N, 0)
+    logits_VN = jnp.einsum("vd,nd->vn", table_VD, x_ND)
+    total, logits_VN, normaliser_1N = _losses(logits_VN, targets_N, weights_N, n_vocab, 0)
+    error_VN = _errors(logits_VN, normaliser_1N, targets_N, weights_N, 0)
     x_grad_BTD = jnp.einsum("vn,vd->nd", error_VN, table_VD).reshape(x_BTD.shape)
     return total, x_grad_BTD, jnp.einsum("vn,nd->vd", error_VN, x_ND)
 
