@@ -59,6 +59,7 @@ class TestProduct:
         large, found = turned()
         for one, other in zip(found, wanted, strict=True):
             assert distance(one, other) < 1e-5
+            assert distance(one, other[::-1]) > 1e-2
         if einsum in ("btd,dchk->cbhtk", "bhtk,hkd->btd"):  # Which has axes between its rows.
             assert large == small > 0
         else:
