@@ -1,17 +1,18 @@
-"""What every notebook begins with: the runtime, said in two lines, and a small trained model to look at."""
+"""What every notebook begins with: the runtime, said in two lines, and a small trained model to look at.
+
+jax is imported by what is called, not with this module: some of its environment is known only then.
+"""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from gpt2jax import checkpoint, config, runtime
+from gpt2jax import config
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.train.loop import train
 
 # A byte-level GPT-2 on the language reference that Python itself carries. Muon, as it learns most from little
 # (docs/optimizers.md).
@@ -54,12 +55,25 @@ def begin(cpu_devices: int = 0) -> None:
         cpu_devices: virtual CPU devices to run on where the machine has fewer accelerators; 0 takes what it has.
 
     Raises:
-        GPT2JaxError: virtual devices, without ``NPROC`` in the environment or after jax has looked for devices.
+        GPT2JaxError: virtual devices, after jax was imported without ``NPROC=64`` in the environment, or has looked
+            for devices.
     """
     if cpu_devices and (own := accelerators()) < cpu_devices:
         print(f"Accelerators: {own}, fewer than {cpu_devices}: as many virtual devices on the CPU stand in.")
+        if "jax" not in sys.modules:
+            # Why: gpt2jax.runtime.start. Without virtual devices, more threads than cores make a CPU slower.
+            os.environ.setdefault("NPROC", str(max(64, 2 * cpu_devices)))
+        elif "NPROC" not in os.environ:
+            raise GPT2JaxError(
+                f"cpu_devices: {cpu_devices}: jax was imported without NPROC=64 in the environment: restart the runtime"
+                " and begin again"
+            )
     else:
         cpu_devices = 0
+    import jax
+
+    from gpt2jax import runtime
+
     try:
         runtime.start(cpu_devices)
     except RuntimeError:
@@ -101,6 +115,9 @@ def small_model(run_dir: str | Path = "runs/small") -> Path:
     Raises:
         GPT2JaxError: ``run_dir`` holds another run.
     """
+    from gpt2jax import checkpoint
+    from gpt2jax.train.loop import train
+
     sections = SMALL | {"training": SMALL["training"] | {"run_dir": str(run_dir)}}
     settings = config.from_mapping(sections, "gpt2jax.notebook.SMALL")
     if checkpoint.holds_one(Path(run_dir)):

@@ -1,11 +1,14 @@
 """What notebooks begin with."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
 import pytest
 
-from gpt2jax import checkpoint, notebook
+from gpt2jax import checkpoint, notebook, runtime
 from gpt2jax.errors import GPT2JaxError
 
 TINY = notebook.SMALL | {
@@ -47,7 +50,7 @@ def test_memory_is_kept_before_jax_looks_for_devices(monkeypatch: pytest.MonkeyP
         called.append("look")
         return devices()
 
-    monkeypatch.setattr(notebook.runtime, "keep_memory", lambda: called.append("keep"))
+    monkeypatch.setattr(runtime, "keep_memory", lambda: called.append("keep"))
     monkeypatch.setattr(jax, "devices", look)
     notebook.begin()
     assert called[:2] == ["keep", "look"]
@@ -64,6 +67,34 @@ def test_virtual_devices_stand_in_only_for_accelerators_that_are_not_there(
     with pytest.raises(GPT2JaxError, match="cpu_devices: 4: jax has looked for devices already"):
         notebook.begin(cpu_devices=4)
     assert capsys.readouterr().out.startswith("Accelerators: 3, fewer than 4: as many virtual devices")
+
+
+def run_python(code: str) -> list[str]:
+    """The lines that ``code`` prints in a process without ``NPROC``."""
+    env = {name: value for name, value in os.environ.items() if name != "NPROC"} | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_threads_for_virtual_devices_are_asked_for_before_jax_is_imported() -> None:
+    begin = "import os; from gpt2jax import notebook; notebook.begin({}); print(os.environ.get('NPROC'))"
+    said, first, _, threads = run_python(begin.format("cpu_devices=3"))
+    assert said.startswith("Accelerators: 0, fewer than 3")
+    assert " on 3 x cpu" in first
+    assert threads == "64"
+    first, _, threads = run_python(begin.format(""))
+    assert " on 1 x cpu" in first
+    assert threads == "None"  # With 64 threads on few cores, training was slower.
+
+
+def test_virtual_devices_after_jax_was_imported_without_their_threads_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NPROC")
+    monkeypatch.setattr(notebook, "accelerators", lambda: 0)
+    with pytest.raises(GPT2JaxError, match=r"cpu_devices: 4: jax was imported without NPROC=64 .*: restart"):
+        notebook.begin(cpu_devices=4)
 
 
 def test_a_jax_that_finds_no_devices_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,6 +150,8 @@ def _train(
 
             def report(step: int, ended_by: str = "") -> None:
                 sessions.note(step)
+                if note := picture.draw(log.rows):
+                    log.say(note)
                 if is_primary():
                     known = log.rows, sessions.all, run_dir / "report.md", command, kernel
                     write_report(config, place.mesh, *known, step, corpus.windows.filled, ended_by)

@@ -93,7 +93,7 @@ class Pauses:
         if due.sample and not ended_early:  # After the checkpoint, which it could cost; killed between, it comes later.
             self.sample(state.params, step)
         self.sessions.note(step)
-        if note := self.picture.draw(rows):
+        if note := self.picture.renew(rows):
             self.log.say(note)
         self.clock.resume(step)
         return ended_early

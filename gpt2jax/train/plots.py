@@ -16,8 +16,10 @@ MAX_POINTS = 1000
 # From so many rows on the training loss is drawn smoothed as well, over a fiftieth of them.
 SMOOTH_FROM = 100
 
-# Seconds from one picture of a running run to the next, and the share of the time that drawing may take.
+# Seconds from one picture of a running run to the next, and the share of the time that drawing may take. Where the run
+# pauses for something else, fewer will do.
 INTERVAL = 30.0
+AT_PAUSES = 5.0
 SHARE = 0.01
 
 TRAIN, VALIDATION, RATE, NORM = "#9db8d9", "#b3402a", "#333333", "#5a9a5a"
@@ -33,11 +35,17 @@ class Picture:
             silent: draw nothing, in all processes of a run but one.
         """
         self._path, self._title, self._restarts, self._silent = path, title, restarts, silent
-        self._next = time.monotonic() + INTERVAL
+        self._last = time.monotonic()
+        self._next = self._last + INTERVAL
 
     def due(self) -> bool:
         """Whether enough time has passed for another."""
         return not self._silent and time.monotonic() >= self._next
+
+    def renew(self, rows: list[Row]) -> str:
+        """Draw it at a pause of the run, unless the last one is of just before: drawing takes longer than a step of a
+        small model, or than its validation."""
+        return self.draw(rows) if time.monotonic() >= self._last + AT_PAUSES else ""
 
     def draw(self, rows: list[Row]) -> str:
         """Draw it; what to say where it cannot be written, else nothing: no run ends for want of a picture."""
@@ -48,8 +56,8 @@ class Picture:
             draw_loss(rows, self._path, self._title, self._restarts)
         except GPT2JaxError as error:
             fault = str(error)
-        now = time.monotonic()
-        self._next = now + max(INTERVAL, (now - began) / SHARE)
+        self._last = time.monotonic()
+        self._next = self._last + max(INTERVAL, (self._last - began) / SHARE)
         return fault
 
 

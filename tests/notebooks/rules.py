@@ -15,11 +15,9 @@ SET_UP = """\
 # The same in every notebook: on Colab it installs gpt2jax, beside the jax that is there.
 import importlib.metadata
 import importlib.util
-import os
 import subprocess
 import sys
 
-os.environ.setdefault("NPROC", "64")  # Threads for virtual CPU devices; read when jax is imported.
 if importlib.util.find_spec("gpt2jax") is None:
     kept = [f"{name}=={importlib.metadata.version(name)}" for name in ("jax", "jaxlib")]
     source = "gpt2jax @ git+{repository}"

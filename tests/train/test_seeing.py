@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -314,3 +315,18 @@ def test_a_picture_is_due_by_the_clock_and_takes_its_share_of_the_time(
     assert not picture.due()
     time.now = 232.0
     assert picture.due()
+
+
+def test_at_pauses_it_is_renewed_when_the_last_one_is_some_seconds_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time, drawn = SimpleNamespace(now=0.0), []
+    time.monotonic = lambda: time.now
+    monkeypatch.setattr(plots, "time", time)
+    monkeypatch.setattr(plots, "draw_loss", lambda *_: drawn.append(time.now))
+    picture = plots.Picture(tmp_path / "loss.png", "run", [])
+    for time.now in (1.0, 4.9, 5.0, 9.9, 10.0):
+        picture.renew([])
+    assert drawn == [5.0, 10.0]
+    picture.draw([])  # As at the end of a run, whenever that is.
+    assert drawn == [5.0, 10.0, 10.0]
