@@ -26,9 +26,9 @@ def start(cpu_devices: int = 0) -> None:
 
     Args:
         cpu_devices: virtual CPU devices to run on instead of the machine's accelerators; 0 leaves devices alone.
-            Needs ``NPROC=64`` in the environment before jax is imported, which the command line sets: XLA runs
-            all virtual devices on one pool of as many threads as there are cores, all-reduces block a thread each,
-            and without more threads a longer run deadlocks.
+            Needs ``NPROC=64`` in the environment before jax is imported, which the command line and
+            :func:`gpt2jax.notebook.begin` set: XLA runs all virtual devices on one pool of as many threads as there
+            are cores, all-reduces block a thread each, and without more threads a longer run deadlocks.
     """
     if cpu_devices:
         if int(os.environ.get("NPROC", "0")) <= cpu_devices:

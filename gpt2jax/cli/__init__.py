@@ -66,9 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"gpt2jax {__version__}")
         return 0
-    # Imports and traced programs are objects that stay: going through them again and again took a tenth of a run's
-    # start (benchmarks/log.md).
-    gc.set_threshold(300_000, 20, 100)
+    # Imports and traced programs are objects that stay: going through them again and again took 7 to 9 percent of the
+    # time to a first token (benchmarks/log.md).
+    gc.set_threshold(300_000, 10, 10)
     try:
         if args[0] not in VERBS:
             raise GPT2JaxError(f"verb: {args[0]!r}: unknown ({nearest(args[0], VERBS)})")

@@ -17,7 +17,7 @@ MAX_POINTS = 1000
 SMOOTH_FROM = 100
 
 # Seconds from one picture of a running run to the next, and the share of the time that drawing may take. Where the run
-# pauses for something else, fewer will do.
+# pauses for something else, AT_PAUSES are enough, whatever its share.
 INTERVAL = 30.0
 AT_PAUSES = 5.0
 SHARE = 0.01
@@ -37,6 +37,7 @@ class Picture:
         self._path, self._title, self._restarts, self._silent = path, title, restarts, silent
         self._last = time.monotonic()
         self._next = self._last + INTERVAL
+        self._drawn: int | None = None  # Rows in the last one.
 
     def due(self) -> bool:
         """Whether enough time has passed for another."""
@@ -48,12 +49,14 @@ class Picture:
         return self.draw(rows) if time.monotonic() >= self._last + AT_PAUSES else ""
 
     def draw(self, rows: list[Row]) -> str:
-        """Draw it; what to say where it cannot be written, else nothing: no run ends for want of a picture."""
-        if self._silent:
+        """Draw it, unless no row has come since; what to say where it cannot be written, else nothing: no run ends for
+        want of a picture."""
+        if self._silent or len(rows) == self._drawn:
             return ""
         began, fault = time.monotonic(), ""
         try:
             draw_loss(rows, self._path, self._title, self._restarts)
+            self._drawn = len(rows)
         except GPT2JaxError as error:
             fault = str(error)
         self._last = time.monotonic()

@@ -325,8 +325,23 @@ def test_at_pauses_it_is_renewed_when_the_last_one_is_some_seconds_old(
     monkeypatch.setattr(plots, "time", time)
     monkeypatch.setattr(plots, "draw_loss", lambda *_: drawn.append(time.now))
     picture = plots.Picture(tmp_path / "loss.png", "run", [])
-    for time.now in (1.0, 4.9, 5.0, 9.9, 10.0):
-        picture.renew([])
+    rows: list[Row] = []
+    for time.now in (1.0, 4.9, 5.0, 9.9, 10.0, 15.0):
+        rows += [{"step": time.now}] if time.now < 15.0 else []
+        picture.renew(rows)
+    assert drawn == [5.0, 10.0]  # Since then nothing new has come,
+    picture.draw(rows)
     assert drawn == [5.0, 10.0]
-    picture.draw([])  # As at the end of a run, whenever that is.
-    assert drawn == [5.0, 10.0, 10.0]
+    picture.draw([*rows, {"step": 16.0}])  # and now the end of the run, whenever that is.
+    assert drawn == [5.0, 10.0, 15.0]
+
+
+@pytest.mark.parametrize(("seconds", "drawn_after"), [(1000.0, [8]), (0.0, [4, 8])])
+def test_a_run_draws_each_state_of_it_once(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, drawn_after: list[int]
+) -> None:
+    drawn: list[float] = []
+    monkeypatch.setattr(plots, "AT_PAUSES", seconds)
+    monkeypatch.setattr(plots, "draw_loss", lambda rows, *_: drawn.append(rows[-1]["step"]))
+    train(make(corpus, tmp_path / "run"))
+    assert drawn == drawn_after
