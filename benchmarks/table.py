@@ -113,8 +113,9 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> bool:
     errors = [[one["median"] - one["low"] for _, one in bars], [one["high"] - one["median"] for _, one in bars]]
     axes.barh([label for label, _ in bars], medians, xerr=errors, color="tab:blue", ecolor="tab:gray")
     axes.axvline(1.0, color="black", linewidth=0.8)
+    axes.margins(y=0.01)
     axes.invert_yaxis()
-    axes.set_xlabel("the peer's time over ours (above 1: ours is faster)")
+    axes.set_xlabel("the peer's time over ours\n(above 1: ours is faster)")
     save(figure, path)
     return True
 
