@@ -44,7 +44,7 @@ MIXED = [
 ]
 
 
-@pytest.mark.parametrize(("noise", "tokens"), [(0.0, 3), (0.02, 1), (0.02, 3), (0.02, 5), (3.0, 3)])
+@pytest.mark.parametrize(("noise", "tokens"), [(0.0, 3), (0.02, 1), (0.02, 3), (0.02, 5), (3.0, 4)])
 def test_the_texts_are_those_without_a_draft(hf_tiny: Checkpoint, noise: float, tokens: int) -> None:
     """Of drafts that are always, mostly and never right; log-probabilities and alternatives too."""
     requests = [
