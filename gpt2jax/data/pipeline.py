@@ -184,7 +184,7 @@ def batches(
     buffer = max(-(-read_buffer * shard_count // batch_size), read_threads)
     iterator = iter(
         grain.experimental.ElasticIterator(
-            grain.MapDataset.source(_ContiguousShares(rows, batch_size, shard_count)),
+            rows if shard_count == 1 else grain.MapDataset.source(_ContiguousShares(rows, batch_size, shard_count)),
             batch_size,
             grain.sharding.ShardOptions(shard_index=shard_index, shard_count=shard_count),
             read_options=grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=buffer),
