@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from gpt2jax import parameters
 from gpt2jax.attention import NATIVE, attend, cached_attention, kernel_here, unstack, write_cache
 from gpt2jax.config import ModelConfig
-from gpt2jax.ops import gelu, layer_norm, product, scores
+from gpt2jax.ops import gelu, layer_norm, product, scores, turned_product
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition, one_device
 
@@ -27,7 +27,7 @@ Cache = list[dict[str, jax.Array]]
 # them a token takes 0.93 of the time on a CPU, with 32 of them the same (benchmarks/log.md).
 FEW_STATES = 16
 
-_ROWS = {parameter.path: parameter for parameter in parameters.TABLE}
+_ROWS = {parameter.path: parameter for parameter in (*parameters.TABLE, *parameters.TURNED)}
 
 _REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -53,10 +53,12 @@ class _Module(nn.Module):
 
 class _Placed(_Module):
     partition: Partition | None = None
+    unstacked: bool = False
+    """Whether it is one of a list of blocks, which are not told what mesh their parameters are on."""
 
     @property
     def alone(self) -> bool:
-        return one_device(self.partition)
+        return one_device(self.partition) and not self.unstacked
 
     def pin(self, x: jax.Array, *axes: str) -> jax.Array:
         """``x`` [B, ...] on the mesh, where the rules cut positions between blocks (``sequence``): they are whole
@@ -85,13 +87,16 @@ class Dense(_Module):
     einsum: str
     expand: tuple[int, ...] = (0, 1)
     alone: bool = True
-    """Whether one device computes it: on a mesh, products are left to the compiler, which also places them."""
+    """Whether it is known that one device computes it: on a mesh, products are left to the compiler, which also places
+    them."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel, bias = self.row(f"{self.rows}/kernel"), self.row(f"{self.rows}/bias")
-        multiply = product if self.alone else jnp.einsum
-        out = multiply(self.einsum, x, kernel.astype(x.dtype)) + jnp.expand_dims(bias.astype(x.dtype), self.expand)
+        bias = jnp.expand_dims(self.row(f"{self.rows}/bias").astype(x.dtype), self.expand)
+        if self.has_variable("params", "turned"):  # As a CPU decodes them; adapters are merged by then.
+            return turned_product(self.einsum, x, self.row(f"{self.rows}/turned").astype(x.dtype)) + bias
+        kernel = self.row(f"{self.rows}/kernel").astype(x.dtype)
+        out = (product if self.alone else jnp.einsum)(self.einsum, x, kernel) + bias
         if not self.has_variable("lora", "a"):
             return out
         a, b = (self.get_variable("lora", name).astype(x.dtype) for name in ("a", "b"))
@@ -163,11 +168,11 @@ class Block(_Placed):
         config = self.config
         dropout = nn.Dropout(config.dropout, deterministic=deterministic)
         normed_BTD = self.pin(LayerNorm(config, "h/ln_1", name="ln_1")(x_BTD), "length", "model")
-        attention = Attention(config, self.partition, name="attn")
+        attention = Attention(config, self.partition, self.unstacked, name="attn")
         branch_BTD, cache = attention(normed_BTD, cache, position_B, deterministic, segments_BT)
         x_BTD = x_BTD + dropout(self.pin(branch_BTD, "sequence", "model"))
         normed_BTD = self.pin(LayerNorm(config, "h/ln_2", name="ln_2")(x_BTD), "length", "model")
-        branch_BTD = Mlp(config, self.partition, name="mlp")(normed_BTD)
+        branch_BTD = Mlp(config, self.partition, self.unstacked, name="mlp")(normed_BTD)
         x_BTD = x_BTD + dropout(self.pin(branch_BTD, "sequence", "model"))
         if self.partition:
             x_BTD = self.partition.constrain(x_BTD, "batch", "sequence", "model")
@@ -237,7 +242,8 @@ def final_states(
     Args:
         params: the table's tree, stacked over layers, and with it what :func:`gpt2jax.lora.scaled` makes of adapters.
         tokens_BT: integer tokens, at most ``config.n_ctx`` of them in a row.
-        partition: pins activations to a mesh; None leaves them to the compiler.
+        partition: the mesh that ``params`` are on, to which it pins activations; None is for a single device, and on
+            others leaves them to the compiler, which then puts the parts of a kernel together for each product.
         dropout_key: turns dropout on; the mask is a function of this key.
         segments_BT: integers; a position attends to those of its own number alone. Positions count on through all.
 
@@ -295,7 +301,7 @@ def prefill(
     """Read prompts of different lengths at once.
 
     Args:
-        params: unstacked (:func:`gpt2jax.parameters.unstack`).
+        params: unstacked (:func:`gpt2jax.parameters.unstack`), of the table or turned.
         tokens_BT: prompts, padded on the right with any token.
         length_B: int32 lengths of the prompts, at least 1.
         cache_length: S of the cache, at least T.
@@ -315,7 +321,7 @@ def read(params: Params, tokens_BT: jax.Array, config: ModelConfig) -> tuple[jax
     """States [B, T, D] after the last block, which :func:`head` turns into logits, and each layer's keys and values.
 
     Args:
-        params: unstacked (:func:`gpt2jax.parameters.unstack`).
+        params: unstacked (:func:`gpt2jax.parameters.unstack`), of the table or turned.
     """
     x_BTD = _embed(params["wte"], params["wpe"], tokens_BT, jnp.arange(tokens_BT.shape[1])[None, :], config)
     cache = []
@@ -351,7 +357,7 @@ def read_on(
     """Read a few more tokens per row, from each row's own position on.
 
     Args:
-        params: unstacked (:func:`gpt2jax.parameters.unstack`).
+        params: unstacked (:func:`gpt2jax.parameters.unstack`), of the table or turned.
         position_B: int32, where ``tokens_BT[:, 0]`` stands. Past the context or the cache the states become NaN.
 
     Returns:
@@ -377,7 +383,7 @@ def _block(
     config: ModelConfig,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """One block of the unstacked stack; jitted, so that the layers are traced once and not one by one."""
-    return Block(_portable(config)).apply({"params": layer_params}, x_BTD, cache, position_B, True)
+    return Block(_portable(config), unstacked=True).apply({"params": layer_params}, x_BTD, cache, position_B, True)
 
 
 def _portable(config: ModelConfig) -> ModelConfig:
@@ -408,5 +414,5 @@ def _apply(
     adapters, params = params.get("lora", {}), {name: leaf for name, leaf in params.items() if name != "lora"}
     parameters.check(params, config)
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
-    model = GPT2(config if partition else _portable(config), partition, keep_states)
+    model = GPT2(config if partition else _portable(config), partition, keep_states=keep_states)
     return model.apply({"params": params, "lora": adapters}, tokens_BT, dropout_key is None, segments_BT, rngs=rngs)

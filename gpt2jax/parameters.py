@@ -91,6 +91,19 @@ TABLE: tuple[Parameter, ...] = (
 )
 
 
+def _turned(parameter: Parameter) -> Parameter:
+    if not parameter.inputs:
+        return parameter
+    layers, *axes = parameter.axes
+    axes = axes[parameter.inputs :] + axes[: parameter.inputs]
+    return dataclasses.replace(parameter, path=parameter.path.replace("kernel", "turned"), axes=(layers, *axes))
+
+
+# The rows of TABLE as one CPU decodes fastest (ops.turned_product): kernels have their inputs after their outputs, and
+# another name. For arrays that there are: nothing is initialised, sharded for training or stored so.
+TURNED = tuple(map(_turned, TABLE))
+
+
 def axis_sizes(config: ModelConfig) -> dict[str, int]:
     """Size of every logical axis that a parameter can have."""
     return {
@@ -210,6 +223,17 @@ def unstack(params: Params, config: ModelConfig) -> Params:
         return jax.tree.map(lambda leaf: leaf[layer], params["h"], is_leaf=lambda leaf: isinstance(leaf, list))
 
     return params | {"h": [block(layer) for layer in range(config.n_layer)]}
+
+
+def turn(params: Params) -> Params:
+    """Stacked parameters of :data:`TABLE` as those of :data:`TURNED`."""
+    of = {turned.path: row for turned, row in zip(TURNED, TABLE, strict=True)}
+
+    def leaf(turned: Parameter) -> Any:
+        first, ins = int(turned.stacked), turned.inputs
+        return jnp.moveaxis(at(params, of[turned.path]), range(first, first + ins), range(-ins, 0))
+
+    return tree(leaf, TURNED)
 
 
 def count(config: ModelConfig) -> int:

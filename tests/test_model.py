@@ -13,7 +13,7 @@ from gpt2jax import attention, model, ops, parameters
 from gpt2jax.config import ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.model import decode_step, forward, hidden_states, prefill
-from gpt2jax.ops import layer_norm
+from gpt2jax.ops import FEW_ROWS, layer_norm
 from gpt2jax.parameters import Params
 from gpt2jax.train.objective import loss_sum
 from tests.helpers import (
@@ -274,25 +274,24 @@ class TestLargeKernels:
         # Twin: those of other parameters.
         assert relative_distance(jax.jit(large)(parameters.init(jax.random.key(1), config)), found) > 10 * limit
 
-    def test_they_change_no_text(self, hf_tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-        config, tokens_BT = hf_tiny.config, random_tokens(0, 2, 8)
-        monkeypatch.setattr(model, "_block", model._block.__wrapped__)  # type: ignore[attr-defined]
 
-        def last_logits() -> list[jax.Array]:
-            def read(params: Params) -> list[jax.Array]:
-                length_B = jnp.full((2,), 8, jnp.int32)
-                first_BV, cache = prefill(params, tokens_BT, length_B, config, 10)
-                second_BV, _ = decode_step(params, tokens_BT[:, 0], length_B, cache, config)
-                return [first_BV, second_BV]
+@pytest.mark.parametrize("rows", [1, 4])
+def test_turned_kernels_change_no_logits(hf_tiny: Checkpoint, rows: int) -> None:
+    """Of prompts of fewer and of more tokens than kernels come before, and of the token after them."""
+    config, tokens_BT, length_B = hf_tiny.config, random_tokens(0, rows, 20), jnp.full((rows,), 20, jnp.int32)
+    assert (tokens_BT.size > FEW_ROWS) == (rows == 4)
 
-            return list(jax.jit(read)(parameters.unstack(hf_tiny.params, config)))
+    @jax.jit
+    def read(params: Params) -> tuple[jax.Array, jax.Array]:
+        first_BV, cache = prefill(params, tokens_BT, length_B, config, 24)
+        second_BV, _ = decode_step(params, tokens_BT[:, 0], length_B, cache, config)
+        return first_BV, second_BV
 
-        wanted = last_logits()
-        monkeypatch.setattr(ops, "LARGE_KERNEL", 0)
-        found = last_logits()
-        for one, other in zip(found, wanted, strict=True):
-            assert distance(one, other) < 1e-5
-        assert distance(found[0], wanted[1]) > 1e-2
+    wanted = read(parameters.unstack(hf_tiny.params, config))
+    found = read(parameters.unstack(parameters.turn(hf_tiny.params), config))
+    for one, other in zip(found, wanted, strict=True):
+        assert distance(one, other) < 1e-5
+    assert distance(found[0], wanted[1]) > 1e-2
 
 
 class TestRematerialisation:

@@ -1,5 +1,6 @@
 """The written gradients of dense products, layer norm and GELU against derived ones; scores."""
 
+import math
 import re
 from typing import Any
 
@@ -10,7 +11,7 @@ from jax.test_util import check_grads
 
 from gpt2jax import ops
 from gpt2jax.model import FEW_STATES, logits
-from gpt2jax.ops import gelu, layer_norm, product, scores
+from gpt2jax.ops import FEW_ROWS, gelu, layer_norm, product, scores, turned_product
 from tests.helpers import count_primitive, distance
 
 # The four dense layers of a block, and the forms that query, key and value come in.
@@ -97,6 +98,32 @@ class TestProduct:
         assert slow_products(lambda x, kernel: product(einsum, x, kernel)) == 0
         if einsum == "btd,df->btf":  # Of others it turns the larger side instead.
             assert slow_products(lambda x, kernel: jnp.einsum(einsum, x, kernel)) == 1
+
+
+@pytest.mark.parametrize("einsum", PRODUCTS)
+class TestTurnedProduct:
+    """Of a kernel whose outputs come first."""
+
+    @pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 24), (2, 40)])
+    def test_it_is_that_of_the_kernel(self, einsum: str, shape: tuple[int, int]) -> None:
+        """For one state, a few, and more than :data:`FEW_ROWS`; whichever comes first, both are matrices."""
+        (left, right), out = einsum.split("->")[0].split(","), einsum.split("->")[1]
+        sizes = SIZES | dict(zip("bt", shape, strict=True))
+        x, kernel = (
+            jax.random.normal(jax.random.key(key), [sizes[axis] for axis in axes])
+            for key, axes in enumerate((left, right))
+        )
+        ins = sum(axis in left for axis in right)
+        turned = jnp.moveaxis(kernel, range(ins), range(-ins, 0))
+        compiled = jax.jit(turned_product, static_argnums=0).lower(einsum, x, turned).compile()
+        wanted, found = jnp.einsum(einsum, x, kernel), compiled(x, turned)
+        assert found.shape == wanted.shape == tuple(sizes[axis] for axis in out)
+        assert distance(found, wanted) < 1e-5
+        assert distance(found[..., ::-1], wanted) > 1e-2
+        count, width = shape[0] * shape[1], kernel.size // math.prod(sizes[axis] for axis in right[:ins])
+        order = (width, count) if 1 < count <= FEW_ROWS else (count, width)
+        dots = re.findall(r"f32\[([\d,]+)\]\S* dot\(", compiled.as_text() or "")
+        assert dots == [",".join(map(str, order))] if count > 1 else len(dots) <= 1  # One state is no matrix.
 
 
 class TestScores:

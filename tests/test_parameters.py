@@ -142,3 +142,21 @@ def test_unstacked_parameters_are_slices_of_the_stacked_ones() -> None:
     for layer, block in enumerate(unstacked["h"]):
         assert jax.tree.all(jax.tree.map(lambda a, b, i=layer: bool((a == b[i]).all()), block, params["h"]))
     assert unstacked["wte"] is params["wte"]
+
+
+def test_turned_kernels_have_their_outputs_first() -> None:
+    params = init(jax.random.key(0), TINY)
+    turned = parameters.turn(params)
+    for row, of in zip(parameters.TURNED, parameters.TABLE, strict=True):
+        leaf, wanted = parameters.at(turned, row), parameters.at(params, of)
+        assert leaf.shape == parameters.shape(row, TINY)
+        ins, axes = of.inputs, "lwxyz"[: wanted.ndim]
+        assert (
+            leaf == jnp.einsum(f"{axes}->l{axes[1 + ins :]}{axes[1 : 1 + ins]}" if ins else f"{axes}->{axes}", wanted)
+        ).all()
+        assert (row == of) == (ins == 0)
+    attention = turned["h"]["attn"]
+    assert set(attention["c_attn"]) == {"turned", "bias"}
+    assert attention["c_attn"]["turned"].shape == (2, 3, 8, 8, 64)
+    assert attention["c_proj"]["turned"].shape == (2, 64, 8, 8)
+    assert turned["h"]["mlp"]["c_fc"]["turned"].shape == (2, 256, 64)

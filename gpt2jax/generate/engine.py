@@ -20,7 +20,7 @@ from gpt2jax.config import ModelConfig
 from gpt2jax.generate.filters import History, Knobs, adjust_logits, draw
 from gpt2jax.model import Cache
 from gpt2jax.parameters import Parameter, Params
-from gpt2jax.partition import Partition
+from gpt2jax.partition import Partition, one_device
 from gpt2jax.weights.arrays import DType
 
 
@@ -76,10 +76,21 @@ def decoding_dtype(config: ModelConfig) -> Callable[[Parameter], DType]:
     return lambda parameter: products if parameter.path == "wte" or "/c_" in parameter.path else "float32"
 
 
-def decoding_params(params: Params, config: ModelConfig) -> Params:
-    """Parameters as the engine wants them: a list of blocks, each in its :func:`decoding_dtype`."""
+def turns_kernels(config: ModelConfig, place: Partition | None) -> bool:
+    """Whether the engine wants kernels with their outputs first (:func:`gpt2jax.ops.turned_product`): in float32 on one
+    CPU."""
+    return one_device(place) and jax.default_backend() == "cpu" and model.compute_dtype(config) == jnp.float32
+
+
+def decoding_params(params: Params, config: ModelConfig, place: Partition | None = None) -> Params:
+    """Parameters as the engine wants them: a list of blocks, each in its :func:`decoding_dtype`.
+
+    Args:
+        place: the mesh that they are on; None: one device.
+    """
     dtype = parameters.tree(decoding_dtype(config))
-    return parameters.unstack(jax.tree.map(lambda leaf, to: leaf.astype(to), params, dtype), config)
+    params = jax.tree.map(lambda leaf, to: leaf.astype(to), params, dtype)
+    return parameters.unstack(parameters.turn(params) if turns_kernels(config, place) else params, config)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "total", "alternatives", "place"))

@@ -13,7 +13,7 @@ from gpt2jax.config import MeshConfig, ModelConfig, SamplingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate.batch import Batch, will_go_on
 from gpt2jax.generate.beam import beam_search
-from gpt2jax.generate.engine import decoding_dtype, decoding_params
+from gpt2jax.generate.engine import decoding_dtype, decoding_params, turns_kernels
 from gpt2jax.generate.request import Finish, Request, Row, check_alternatives, check_sampling
 from gpt2jax.generate.score import Score, score
 from gpt2jax.generate.shapes import by_length
@@ -84,13 +84,13 @@ class TextModel:
     def from_params(
         cls, params: Params, config: ModelConfig, encoding: tiktoken.Encoding, place: Partition | None = None
     ) -> Self:
-        """From trained parameters, on whatever mesh they are.
+        """From trained parameters, where they lie.
 
         Args:
-            place: that mesh, to compute on all of it.
+            place: that mesh, to compute on all of it; None: they are on one device.
         """
-        decode = jax.jit(decoding_params, static_argnames="config")
-        return cls(decode(params, config=config), config, encoding, place)
+        decode = jax.jit(decoding_params, static_argnames=("config", "place"))
+        return cls(decode(params, config=config, place=place), config, encoding, place)
 
     @classmethod
     def load(
@@ -298,7 +298,8 @@ def _check_batch_size(batch_size: int) -> None:
 
 
 def _read(weights: Weights, place: Partition) -> Params:
-    return load_params(weights, place, dtype=decoding_dtype(weights.config), stacked=False)
+    config = weights.config
+    return load_params(weights, place, dtype=decoding_dtype(config), stacked=False, turned=turns_kernels(config, place))
 
 
 def _open_draft(

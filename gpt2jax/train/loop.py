@@ -149,9 +149,10 @@ def _train(
                 pauses.catch_up(state.params, start)
 
             def report(step: int, ended_by: str = "") -> None:
+                sessions.note(step)
                 if note := picture.draw(log.rows):
                     log.say(note)
-                sessions.note(step)  # After the picture: the report's hours are those of all that came before it.
+                sessions.note(step)  # Again: the report's hours are those of all that came before it.
                 if is_primary():
                     known = log.rows, sessions.all, run_dir / "report.md", command, kernel
                     write_report(config, place.mesh, *known, step, corpus.windows.filled, ended_by)

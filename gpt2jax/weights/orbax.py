@@ -58,11 +58,17 @@ class StoredWeights(Weights):
         return array + lora.delta(a, b, self._adapters.config)
 
     def load(
-        self, place: Partition, config: ModelConfig, dtype: Callable[[Parameter], DType], report: Report, stacked: bool
+        self,
+        place: Partition,
+        config: ModelConfig,
+        dtype: Callable[[Parameter], DType],
+        report: Report,
+        stacked: bool,
+        turned: bool = False,
     ) -> Params:
         """Read straight to the shards, all parameters at once, where shapes are those on disk."""
-        if config.n_ctx != self.config.n_ctx or not stacked or self._adapters is not None:
-            return super().load(place, config, dtype, report, stacked)
+        if config.n_ctx != self.config.n_ctx or not stacked or turned or self._adapters is not None:
+            return super().load(place, config, dtype, report, stacked, turned)
         abstract = parameters.tree(
             lambda row: jax.ShapeDtypeStruct(
                 parameters.shape(row, config), FLOATS[dtype(row)], sharding=place.sharding(*row.axes)

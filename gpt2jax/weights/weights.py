@@ -87,7 +87,13 @@ class Weights(abc.ABC):
         """
 
     def load(
-        self, place: Partition, config: ModelConfig, dtype: Callable[[Parameter], DType], report: Report, stacked: bool
+        self,
+        place: Partition,
+        config: ModelConfig,
+        dtype: Callable[[Parameter], DType],
+        report: Report,
+        stacked: bool,
+        turned: bool = False,
     ) -> Params:
         """What :func:`load_params` does, for a ``config`` that fits."""
         total = sum(
@@ -96,9 +102,12 @@ class Weights(abc.ABC):
         )
         done = 0
 
-        def array(parameter: Parameter, layers: tuple[int, int] | None, counts: collections.Counter[int]) -> jax.Array:
+        rows = parameters.TURNED if turned else parameters.TABLE
+        of = {row.path: parameter for row, parameter in zip(rows, parameters.TABLE, strict=True)}
+
+        def array(row: Parameter, layers: tuple[int, int] | None, counts: collections.Counter[int]) -> jax.Array:
             """All of a parameter, or one layer of it."""
-            shape, axes = parameters.shape(parameter, config), parameter.axes
+            parameter, shape, axes = of[row.path], parameters.shape(row, config), row.axes
             before: Ranges = ()
             if layers is not None:
                 shape, axes, before = shape[1:], axes[1:], (layers,)
@@ -108,19 +117,20 @@ class Weights(abc.ABC):
                 slices = index or (slice(None),) * len(shape)
                 ranges = tuple(part.indices(size)[:2] for part, size in zip(slices, shape, strict=True))
                 if ranges not in filled:  # Devices that hold the same shard share one reading.
-                    array = _fill(self, parameter, (*before, *ranges), dtype(parameter), readers, counts)
+                    array = _fill(self, parameter, (*before, *ranges), dtype(parameter), readers, counts, turned)
                     filled[ranges] = array[0] if before else array
                 return filled[ranges]
 
             return jax.make_array_from_callback(shape, place.sharding(*axes), shard, dtype=FLOATS[dtype(parameter)])
 
-        def leaf(parameter: Parameter) -> jax.Array | list[jax.Array]:
+        def leaf(row: Parameter) -> jax.Array | list[jax.Array]:
             nonlocal done
+            parameter = of[row.path]
             counts: collections.Counter[int] = collections.Counter()
             if stacked or not parameter.stacked:
-                made: jax.Array | list[jax.Array] = array(parameter, None, counts)
+                made: jax.Array | list[jax.Array] = array(row, None, counts)
             else:
-                made = [array(parameter, (layer, layer + 1), counts) for layer in range(config.n_layer)]
+                made = [array(row, (layer, layer + 1), counts) for layer in range(config.n_layer)]
             self.release()
             name = in_dtype(parameter.path, dtype(parameter))
             warn_of_non_finite(_by_layer(parameter, counts), name, self.origin.where)
@@ -129,7 +139,7 @@ class Weights(abc.ABC):
             return made
 
         with ThreadPoolExecutor(READERS, "weights") as readers:
-            params = parameters.tree(leaf)
+            params = parameters.tree(leaf, rows)
         return params if stacked else parameters.unstack(params, config)
 
     def release(self) -> None:  # noqa: B027 (only what maps files has something to let go of)
@@ -212,6 +222,7 @@ def load_params(
     dtype: DType | Callable[[Parameter], DType] = "float32",
     progress: Report | bool = True,
     stacked: bool = True,
+    turned: bool = False,
 ) -> Params:
     """The parameters on a mesh: each shard is filled from the source, one layer after the other.
 
@@ -225,6 +236,7 @@ def load_params(
             stderr is a terminal.
         stacked: whether the layers of the blocks are one array, as in training, or ``h`` is a list of blocks, as in
             decoding (:func:`gpt2jax.parameters.unstack`).
+        turned: whether kernels have their outputs first and are those of :data:`gpt2jax.parameters.TURNED`.
 
     Raises:
         GPT2JaxError: ``config`` is another model's, the mesh does not divide it, or the source turns out damaged.
@@ -233,7 +245,7 @@ def load_params(
     check_same_model(config, weights.origin)
     place.check(config)
     with bar("Loading", progress) as report:
-        return weights.load(place, config, dtype if callable(dtype) else lambda _: dtype, report, stacked)
+        return weights.load(place, config, dtype if callable(dtype) else lambda _: dtype, report, stacked, turned)
 
 
 def check_same_model(config: ModelConfig, origin: Origin) -> None:
@@ -260,13 +272,17 @@ def _fill(
     dtype: DType,
     readers: ThreadPoolExecutor,
     counts: collections.Counter[int],
+    turned: bool,
 ) -> np.ndarray:
     """One shard: the given range of each axis of a parameter; rows that pad the vocabulary are 0.
 
-    ``counts`` gets, by layer, how many values are not finite.
+    ``counts`` gets, by layer, how many values are not finite. With ``turned``, ``ranges`` and result have a kernel's
+    outputs before its inputs.
     """
     out = aligned_empty(tuple(stop - start for start, stop in ranges), dtype)
     inner = tuple(slice(*part) for part in ranges[int(parameter.stacked) :])
+    ins = parameter.inputs if turned else 0
+    inner = inner[len(inner) - ins :] + inner[: len(inner) - ins]
     layers = range(*ranges[0]) if parameter.stacked else range(1)
     blocks = READERS if len(layers) == 1 else 1
 
@@ -274,7 +290,7 @@ def _fill(
         """Fill a layer, or a block of rows where there is one layer; how many values in it are not finite."""
         layer, block = job
         target = out[layer - layers.start] if parameter.stacked else out
-        source = weights.read(parameter, layer)[inner]
+        source = np.moveaxis(weights.read(parameter, layer)[inner], range(ins), range(-ins, 0))
         target[len(source) :] = 0.0
         rows = slice(block * len(source) // blocks, (block + 1) * len(source) // blocks)
         copy(target[rows], source[rows])

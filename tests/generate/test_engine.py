@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpt2jax import attention, model
+from gpt2jax import attention, model, ops
 from gpt2jax.config import ModelConfig, SamplingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate import engine
@@ -131,13 +131,51 @@ def test_texts_are_the_same_on_any_mesh(mesh: tuple[int, int, int]) -> None:
     place = place_on(*mesh)
     requests = [Request(tuple(range(3, 3 + length)), sampling(max_new_tokens=8)) for length in (2, 5, 9)]
     alone = Batch(decoding_params(params, TINY), requests, TINY).run()
-    spread = decoding_params(jax.device_put(params, place.params()), TINY)
+    spread = decoding_params(jax.device_put(params, place.params()), TINY, place)
     batch = Batch(spread, requests, TINY, place=place)
     assert [row.tokens for row in batch.run()] == [row.tokens for row in alone]
     keys = batch._state.cache[0]["k"]
     assert keys.sharding.is_equivalent_to(place.sharding("batch", "heads", None, None), 4)
     rows = max(4, mesh[0] * mesh[1])
     assert keys.addressable_shards[0].data.shape == (rows // (mesh[0] * mesh[1]), 8 // mesh[2], 32, 8)
+
+
+def test_no_kernel_is_gathered_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a mesh each device multiplies by its part of a kernel; as one matrix, the heads' would be put together."""
+    monkeypatch.setattr(ops, "LARGE_KERNEL", 0)
+    block = model._block.__wrapped__  # type: ignore[attr-defined]  # No program of another test's.
+    monkeypatch.setattr(model, "_block", block)
+    place = place_on(1, 1, 8)
+    params = jax.device_put(held(TINY).params, place.params())
+    shape = jax.ShapeDtypeStruct((4, 8, 32, 8), jnp.float32, sharding=place.sharding("batch", "heads", None, None))
+    cache = [{"k": shape, "v": shape}] * 2
+
+    def gathered(params: Params) -> list[int]:
+        """Sizes of arrays."""
+        zeros_4 = jnp.zeros(4, jnp.int32)
+        step = jax.jit(lambda params, cache: model.decode_step(params, zeros_4, zeros_4, cache, TINY))  # Traced anew.
+        compiled = step.lower(params, cache).compile()
+        lines = re.findall(r"= (.+?) all-gather(?:-start)?\(", compiled.as_text() or "")
+        return [math.prod(map(int, shape.split(","))) for line in lines for shape in re.findall(r"\[([\d,]+)\]", line)]
+
+    assert max(gathered(decoding_params(params, TINY, place)), default=0) < 64 * 64
+    # Twins: those that a single device wants are, and so are these, as a single device multiplies them.
+    assert 3 * 64 * 64 in gathered(decoding_params(params, TINY))
+    monkeypatch.setattr(model, "Block", lambda config, unstacked, plain=model.Block: plain(config))
+    assert 3 * 64 * 64 in gathered(decoding_params(params, TINY, place))
+
+
+def test_one_cpu_has_its_kernels_turned() -> None:
+    """In float32; on a mesh or in another dtype nothing is."""
+    bfloat16 = dataclasses.replace(TINY, compute_dtype="bfloat16")
+    assert engine.turns_kernels(TINY, None)
+    assert engine.turns_kernels(TINY, place_on(1, 1, 1))
+    assert not engine.turns_kernels(TINY, place_on(1, 1, 8))
+    assert not engine.turns_kernels(bfloat16, None)
+    params = held(TINY).params
+    for config, name in ((TINY, "turned"), (bfloat16, "kernel")):
+        for block in decoding_params(params, config)["h"]:
+            assert set(block["mlp"]["c_fc"]) == {name, "bias"}
 
 
 def test_a_row_ends_at_a_stop_token_and_the_others_go_on(hf_tiny: Checkpoint) -> None:

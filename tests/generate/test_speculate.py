@@ -15,18 +15,20 @@ from gpt2jax.generate.batch import Batch
 from gpt2jax.generate.engine import decoding_params
 from gpt2jax.generate.request import Request
 from gpt2jax.generate.speculate import Draft
+from gpt2jax.partition import Partition
 from tests.generate.helpers import GREEDY, prompts_of, sampling
 from tests.helpers import Checkpoint, place_on
 
 
-def draft_of(checkpoint: Checkpoint, noise: float, tokens: int = 3) -> Draft:
+def draft_of(checkpoint: Checkpoint, noise: float, tokens: int = 3, place: Partition | None = None) -> Draft:
     """The model itself with ``noise`` in it: the more, the less they agree. With one layer less it is smaller too."""
     config = dataclasses.replace(checkpoint.config, n_layer=checkpoint.config.n_layer - (noise > 0))
     params = dict(checkpoint.params)
     if noise:
         params["h"] = jax.tree.map(lambda leaf: leaf[:-1], params["h"])
         params["wte"] = params["wte"] + noise * jax.random.normal(jax.random.key(9), params["wte"].shape)
-    return Draft(decoding_params(params, config), config, tokens)
+    params = params if place is None else jax.device_put(params, place.params())
+    return Draft(decoding_params(params, config, place), config, tokens)
 
 
 def batch(checkpoint: Checkpoint, requests: list[Request], draft: Draft | None, **rest: object) -> Batch:
@@ -108,8 +110,8 @@ def test_on_a_mesh_it_is_the_same(hf_tiny: Checkpoint) -> None:
     draft = draft_of(hf_tiny, 0.02)
     wanted = batch(hf_tiny, requests, draft)
     wanted.run()
-    params = decoding_params(jax.device_put(hf_tiny.params, place.params()), hf_tiny.config)
-    spread = Batch(params, requests, hf_tiny.config, place=place, draft=draft)
+    params = decoding_params(jax.device_put(hf_tiny.params, place.params()), hf_tiny.config, place)
+    spread = Batch(params, requests, hf_tiny.config, place=place, draft=draft_of(hf_tiny, 0.02, place=place))
     assert [row.tokens for row in spread.run()] == [row.tokens for row in wanted.rows]
     assert spread.rounds == wanted.rounds
     assert len({tuple(row.tokens) for row in wanted.rows}) == 4  # Rows that went astray would show.

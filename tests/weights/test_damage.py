@@ -24,7 +24,8 @@ from gpt2jax.weights.safetensors_file import write_safetensors
 from gpt2jax.weights.sources import load, open_weights
 from gpt2jax.weights.table import BLOCK_BYTES, Reader, encode_table, masked_crc, read_table
 from gpt2jax.weights.torch_file import storage_of, write_torch_file
-from tests.helpers import TINY
+from gpt2jax.weights.weights import load_params
+from tests.helpers import TINY, place_on
 from tests.weights.helpers import FIXTURES, GOLDEN, copied, flip, held, params_of, reference, same, write
 
 
@@ -88,14 +89,15 @@ def test_tensors_at_unaligned_places_are_read(tmp_path: Path) -> None:
     assert same(params_of(path.parent), reference())
 
 
-def test_values_that_are_not_finite_warn_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("turned", [False, True])
+def test_values_that_are_not_finite_warn_by_name(tmp_path: Path, turned: bool) -> None:
     def change(tensors: dict[str, np.ndarray]) -> None:
         tensors["transformer.h.1.mlp.c_fc.weight"][3, 5:7] = np.nan
         tensors["transformer.wte.weight"][19, 7] = np.inf
 
     folder = rewritten(copied(GOLDEN / "safetensors", tmp_path), change)
     with pytest.warns(GPT2JaxWarning) as caught:
-        load(folder)
+        load_params(open_weights(folder), place_on(1, 1, 1), turned=turned)
     assert [str(warning.message).removeprefix(f"{folder}: ") for warning in caught] == [
         "wte: 1 of its values are NaN or infinite",
         "h/mlp/c_fc/kernel: 2 of its values are NaN or infinite (layer 1)",

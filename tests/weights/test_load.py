@@ -109,6 +109,23 @@ def test_blocks_can_be_loaded_one_by_one(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("to", FORMATS)
+def test_kernels_can_be_loaded_turned(tmp_path: Path, to: Format) -> None:
+    """As a CPU decodes them: the numbers of the others, each where its axes lie."""
+    weights, place = held(TINY), place_on(2, 2, 2)
+    wanted = parameters.turn(weights.params)
+    source = open_weights(write(weights, tmp_path, to))
+    found = load_params(source, place, turned=True)
+    assert same(found, wanted)
+    for row in parameters.TURNED:
+        leaf = parameters.at(found, row)
+        assert leaf.sharding.is_equivalent_to(place.sharding(*row.axes), leaf.ndim), row.path
+    assert same(load_params(source, place_on(1, 1, 1), turned=True, stacked=False), parameters.unstack(wanted, TINY))
+    swapped = found["h"]["attn"]["c_proj"]
+    swapped["turned"] = swapped["turned"].swapaxes(-1, -2)
+    assert not same(found, wanted)
+
+
 def test_donating_loaded_parameters_is_safe() -> None:
     """Their memory is numpy's; a step that reuses it must neither fail nor change what is read again."""
     weights = held(TINY)
