@@ -87,7 +87,7 @@ class TextModel:
         """From trained parameters, where they lie.
 
         Args:
-            place: that mesh, to compute on all of it; None: they are on one device.
+            place: the mesh that they are on, to compute on all of it; None: they are on one device.
         """
         decode = jax.jit(decoding_params, static_argnames=("config", "place"))
         return cls(decode(params, config=config, place=place), config, encoding, place)

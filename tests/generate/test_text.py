@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from gpt2jax import parameters, tokenizer
-from gpt2jax.config import ModelConfig
+from gpt2jax.config import MeshConfig, ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate import batch
 from gpt2jax.generate.batch import Batch
@@ -193,6 +193,22 @@ def test_a_draft_is_used_and_one_of_another_vocabulary_refused(
         drafted.write(["one"], sampling(beams=2))
     with pytest.raises(GPT2JaxError, match=r"draft: .*characters: its vocabulary is not that of .*bytes"):
         TextModel.load(tmp_path / "bytes", draft=tmp_path / "characters")
+
+
+def test_one_cpu_reads_kernels_turned_and_a_mesh_does_not(tmp_path: Path) -> None:
+    params = jax.tree.map(lambda leaf: 8 * leaf, parameters.init(jax.random.key(0), CONFIG))  # Their texts differ.
+    convert(
+        HeldWeights(Origin("random", "memory", CONFIG, tokenizer.byte_level()), params),
+        tmp_path / "model",
+        "huggingface",
+    )
+    wanted = TextModel.from_params(params, CONFIG, tokenizer.byte_level()).write(["one"], SAMPLING)
+    for mesh, name in ((None, "turned"), (MeshConfig(data=1, fsdp=2, tensor=4, max_whole=1.0), "kernel")):
+        model = TextModel.load(tmp_path / "model", mesh)
+        for block in model.params["h"]:
+            assert set(block["attn"]["c_attn"]) == set(block["mlp"]["c_proj"]) == {name, "bias"}
+        assert model.write(["one"], SAMPLING) == wanted
+        assert model.write(["two"], SAMPLING) != wanted
 
 
 def test_fewer_beams_than_samples_are_an_error(writer: TextModel) -> None:
