@@ -51,6 +51,8 @@ def choose(
     elif lacks is None and name == "cudnn":
         confined = "it cannot confine attention to a document (data.document_mask)"
         lacks = confined if segmented else kernels.cudnn_lacks(config.head_dim, dtype)
+        if lacks is None and platform != "gpu":
+            lacks = "there is no GPU"
     if lacks is None:
         slow = name == "splash" and platform == "cpu"
         return name, "interpreted, which is for tests: there is no TPU" if slow else ""
@@ -59,15 +61,16 @@ def choose(
     return "xla", f"not {name}: {lacks}"
 
 
-def describe_attention(config: ModelConfig, place: Partition, segmented: bool = False) -> str:
-    """The kernel that training on ``place`` uses, and the note that goes with it; ``segmented`` as in :func:`choose`.
-
-    Raises:
-        GPT2JaxError: the kernel that ``model.attention`` names cannot.
-    """
+def training_kernel(config: ModelConfig, place: Partition, segmented: bool = False) -> tuple[str, str]:
+    """What :func:`choose` says of training on ``place``; ``segmented`` and errors as there."""
     platform = place.mesh.devices.flat[0].platform
     dtype = jnp.dtype(config.compute_dtype if config.compute_dtype != "auto" else NATIVE[platform])
-    name, note = choose(config, config.n_ctx, dtype, platform, config.dropout > 0, segmented)
+    return choose(config, config.n_ctx, dtype, platform, config.dropout > 0, segmented)
+
+
+def describe_attention(config: ModelConfig, place: Partition, segmented: bool = False) -> str:
+    """:func:`training_kernel` in words."""
+    name, note = training_kernel(config, place, segmented)
     return f"{name} ({note})" if note else name
 
 
@@ -137,7 +140,7 @@ def attend(
         return causal_attention(q_BHTK, k_BHTK, v_BHTK, config.dropout, dropout_key, segments_BT)
 
     if config.remat == "attention":
-        plain = jax.checkpoint(plain, prevent_cse=False)
+        plain = jax.checkpoint(plain, prevent_cse=not config.loops)
     return plain(q_BHTK, k_BHTK, v_BHTK)
 
 

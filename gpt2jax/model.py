@@ -201,13 +201,14 @@ class GPT2(_Placed):
             return x_BTD, x_BTD if self.keep_states else None
 
         if config.remat in _REMAT_POLICIES:
-            body = nn.remat(body, prevent_cse=False, policy=_REMAT_POLICIES[config.remat])
+            # Without a loop between them, the compiler would take what is computed again for what was computed before.
+            body = nn.remat(body, prevent_cse=not config.loops, policy=_REMAT_POLICIES[config.remat])
         scan = nn.scan(
             body,
             variable_axes={"params": 0, "lora": 0},
             split_rngs={"params": True, "dropout": True},
             length=config.n_layer,
-            unroll=config.scan_unroll,
+            unroll=max(config.scan_unroll, 1),
         )
         x_BTD, states_LBTD = scan(Block(config, partition, name="h"), x_BTD, None)
         x_BTD = LayerNorm(config, "ln_f", name="ln_f")(x_BTD)

@@ -325,6 +325,20 @@ class TestRematerialisation:
         assert kept_bytes["none"] > 1.1 * kept_bytes["attention"]
         assert kept_bytes["none"] > 1.3 * kept_bytes["dots"] > 1.3 * 1.3 * kept_bytes["full"]
 
+    @pytest.mark.parametrize(("policy", "attention"), [("dots", "auto"), ("full", "auto"), ("attention", "xla")])
+    def test_what_is_computed_again_is_kept_apart_where_no_loop_does(self, policy: str, attention: str) -> None:
+        """Of two equal products the compiler does one, and keeps what remat was to spare, but for a barrier."""
+
+        def barriers(unroll: int, remat: str) -> int:
+            config = dataclasses.replace(DEEP, attention=attention, scan_unroll=unroll, remat=remat)  # type: ignore[arg-type]
+            function, params = loss_and_gradient(config)
+            program = jax.jit(function).trace(params).lower(lowering_platforms=("cuda",)).as_text()
+            return program.count("optimization_barrier")
+
+        assert barriers(DEEP.n_layer, policy) > barriers(DEEP.n_layer, "none")
+        assert barriers(3, policy) > barriers(3, "none")  # One block is beside the loop.
+        assert barriers(2, policy) == barriers(2, "none")
+
     def test_unrolling_takes_fewer_turns(self) -> None:
         def turns(unroll: int) -> list[tuple[int, int]]:
             function, params = loss_and_gradient(dataclasses.replace(DEEP, scan_unroll=unroll))

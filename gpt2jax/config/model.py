@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from gpt2jax.fields import Count, Positive, Rate, settings
+from gpt2jax.fields import Count, CountOrZero, Positive, Rate, settings
 
 
 @settings("model")
@@ -36,9 +36,17 @@ class ModelConfig:
     CPU device a head at a time, where there are many scores."""
     remat: Literal["none", "attention", "dots", "full"] = "none"
     """What the backward pass computes again: nothing, attention weights (which splash and cudnn never keep), all but
-    matrix products with parameters, or everything in a block."""
-    scan_unroll: Count = 1
-    """Blocks per turn of the loop over layers; n_layer has no loop: a fifth faster on CPU, but slow to compile."""
+    matrix products with parameters, or everything in a block. On a CPU it spares nothing where scan_unroll leaves no
+    loop."""
+    scan_unroll: CountOrZero = 0
+    """Blocks per turn of the loop over layers; n_layer has no loop: a fifth faster on CPU, but slow to compile. 0: no
+    loop for training on GPUs that each hold all parameters, by cuDNN's attention; 1 elsewhere."""
+
+    @property
+    def loops(self) -> bool:
+        """Whether all blocks are in the turns of a loop."""
+        turns, rest = divmod(self.n_layer, max(self.scan_unroll, 1))
+        return turns > 1 and not rest
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "ModelConfig":

@@ -183,7 +183,8 @@ class Scorer:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Equal for scorers whose results are the same to float rounding. Every process of several must ask for it."""
-        told = [vars(self.config), self.banned, digest.of_arrays(digest.paths(self.params))]
+        config = vars(self.config) | {"scan_unroll": max(self.config.scan_unroll, 1)}  # What 0 scores by.
+        told = [config, self.banned, digest.of_arrays(digest.paths(self.params))]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def shape(self, row: Row) -> Shape:

@@ -75,7 +75,15 @@ def resume_notes(config: Config, meta: Meta, run_dir: Path) -> list[str]:
         before = settings.load(recorded)
         # Where and how long a run goes on is its own affair; what it computes with is worth a line.
         free = {"run_dir", "steps", "init_from", "export", "keep_last", "keep_best", "keep_every"}
-        free |= {"wandb", "sample_interval", "device_watts", "grid_gco2_per_kwh", "cloud_provider", "compute_region"}
+        free |= {
+            "scan_unroll",
+            "wandb",
+            "sample_interval",
+            "device_watts",
+            "grid_gco2_per_kwh",
+            "cloud_provider",
+            "compute_region",
+        }
         changed = [
             f"{section}.{field.name} {getattr(old, field.name)} -> {getattr(new, field.name)}"
             for section in ("model", "data", "optimizer", "training")

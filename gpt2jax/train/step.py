@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from gpt2jax import digest, lora, model, parameters, partition
+from gpt2jax.attention import training_kernel
 from gpt2jax.config import Config, LoraConfig, ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.parameters import Params
@@ -123,6 +124,7 @@ def make_gradient(
     where there are adapters, by them (:func:`gpt2jax.lora.split`).
     """
     chunk, dropout, seed = config.training.loss_chunk, config.model.dropout, config.training.seed
+    model_config = unrolled(config, place)
 
     def gradient(params: Params, step: jax.Array, windows_ABT1: jax.Array) -> tuple[jax.Array, Params]:
         step_key = jax.random.fold_in(jax.random.key(seed), step)
@@ -134,7 +136,7 @@ def make_gradient(
             return loss_sum(
                 lora.scaled(held | learned, config.lora),
                 window_BT1,
-                config.model,
+                model_config,
                 chunk=chunk,
                 weights_BT=weights_BT,
                 partition=place,
@@ -157,6 +159,22 @@ def make_gradient(
         return total / count, jax.tree.map(lambda grad: grad / count, grads)
 
     return gradient
+
+
+def unrolled(config: Config, place: Partition) -> ModelConfig:
+    """The model with the blocks per turn that training takes where ``scan_unroll`` leaves them open.
+
+    A loop copies what the backward pass reads into arrays of all layers and back out of them. On a GPU these copies
+    take a fifth of the step, and the longer compilation is small beside a training run (benchmarks/log_gpu.md), unless
+    it has our own attention to compile in every block. Where devices share the parameters, the loop keeps them from
+    being put together all at once.
+    """
+    model = config.model
+    if model.scan_unroll:
+        return model
+    kernel, _ = training_kernel(model, place, config.data.document_mask)
+    whole = kernel == "cudnn" and place.size(("fsdp", "tensor")) == 1
+    return dataclasses.replace(model, scan_unroll=model.n_layer if whole else 1)
 
 
 def document_start(config: Config) -> int | None:

@@ -1,5 +1,6 @@
 """Results that survive a kill: what was scored is not scored again, and what is damaged is not believed."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -132,6 +133,8 @@ def test_fingerprints_tell_scorers_apart(hf_tiny: Checkpoint) -> None:
     ]
     assert len(set(prints)) == 4
     assert Scorer(params, config, batch_tokens=99).fingerprint == prints[0]
+    one = dataclasses.replace(config, scan_unroll=1)  # What journals from before 0 was the default say.
+    assert Scorer(params, one).fingerprint == prints[0]
 
 
 KILLED = """

@@ -1,7 +1,9 @@
 """The jitted training step."""
 
 import dataclasses
+import math
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -10,8 +12,9 @@ import numpy as np
 import optax
 import pytest
 
-from gpt2jax.config import Config, ModelConfig, OptimizerConfig, TrainingConfig
-from gpt2jax.partition import Partition
+from gpt2jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainingConfig
+from gpt2jax.partition import AXES, Partition
+from gpt2jax.train import step
 from gpt2jax.train.objective import loss_sum
 from gpt2jax.train.step import (
     CPU_OPTIONS,
@@ -20,8 +23,9 @@ from gpt2jax.train.step import (
     lower_step,
     make_eval_step,
     make_train_step,
+    unrolled,
 )
-from tests.helpers import TINY, distance, place_on, random_tokens, relative_distance
+from tests.helpers import TINY, distance, equations, place_on, random_tokens, relative_distance
 
 SMALL = ModelConfig(n_vocab=100, n_ctx=16, n_embd=16, n_head=2, n_layer=2)
 
@@ -112,6 +116,35 @@ def one_step(config: Config, place: Partition, windows_ABT1: jax.Array) -> tuple
     """Parameters, first moments and metrics after one step."""
     state, metrics = make_train_step(config, place)(init_state(config, place), windows_ABT1)
     return state.params, optax.tree_utils.tree_get(state.opt_state, "mu"), metrics
+
+
+def test_only_gpus_that_hold_all_parameters_train_without_a_loop() -> None:
+    def turns(platform: str, *mesh: int, mask: bool = False, **changes: Any) -> int:
+        devices = np.array([SimpleNamespace(platform=platform)] * math.prod(mesh)).reshape(mesh)
+        place = Partition(SimpleNamespace(devices=devices, shape=dict(zip(AXES, mesh, strict=True))))  # type: ignore[arg-type]
+        model = dataclasses.replace(TINY, **{"compute_dtype": "bfloat16"} | changes)
+        return unrolled(Config(model=model, data=DataConfig(document_mask=mask)), place).scan_unroll
+
+    assert TINY.n_layer == 2
+    assert turns("gpu", 1, 1, 1) == turns("gpu", 8, 1, 1) == 2
+    assert turns("gpu", 4, 2, 1) == turns("gpu", 4, 1, 2) == 1
+    assert turns("cpu", 1, 1, 1) == turns("tpu", 8, 1, 1) == 1
+    assert turns("gpu", 1, 1, 1, dropout=0.1) == turns("gpu", 1, 1, 1, mask=True) == 1
+    assert turns("gpu", 1, 1, 1, compute_dtype="float32") == turns("gpu", 1, 1, 1, attention="xla") == 1
+    assert turns("gpu", 1, 1, 1, scan_unroll=1) == 1
+    assert turns("cpu", 1, 1, 1, scan_unroll=2) == 2
+
+
+def test_the_step_is_unrolled_as_its_devices_want(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loops() -> list[int]:
+        config, place = settings(), place_on(1, 1, 1)
+        state, windows = init_state(config, place), random_tokens(0, 8, 17, n_vocab=100)[None]
+        found = equations(make_train_step(config, place).trace(state, windows).jaxpr.jaxpr)
+        return [eqn.params["unroll"] for eqn in found if eqn.primitive.name == "scan" and eqn.params["length"] == 2]
+
+    assert set(loops()) == {1}
+    monkeypatch.setattr(step, "unrolled", lambda config, place: dataclasses.replace(config.model, scan_unroll=2))
+    assert 2 in loops()
 
 
 def test_metrics_are_of_the_batch_before_the_update() -> None:
