@@ -21,7 +21,7 @@ from gpt2jax.generate.request import (
     make_stops,
     stop_tokens,
 )
-from gpt2jax.generate.shapes import bucket, padded, row_bucket
+from gpt2jax.generate.shapes import bucket, least_rows, padded, row_bucket
 from gpt2jax.generate.speculate import Draft, speculate, start_draft
 from gpt2jax.model import Cache
 from gpt2jax.parameters import Params
@@ -129,7 +129,7 @@ class Batch:
         self._running = rows
         kept = [window(row, self.config.n_ctx) for row in rows]
         prompts = list(dict.fromkeys(map(tuple, kept)))
-        count = row_bucket(len(rows), self.place)
+        count = max(row_bucket(len(rows), self.place), least_rows())
         tokens_PT, length_P = padded(prompts, self.config.n_ctx)
         total = bucket(max(tokens_PT.shape[1], *(limit(row, self.config.n_ctx) for row in rows)), self.config.n_ctx)
         prompt_B = np.array([prompts.index(tuple(tokens)) for tokens in kept] + [0] * (count - len(rows)), np.int32)

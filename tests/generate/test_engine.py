@@ -14,11 +14,11 @@ import pytest
 from gpt2jax import attention, model, ops
 from gpt2jax.config import ModelConfig, SamplingConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.generate import engine
+from gpt2jax.generate import batch, engine
 from gpt2jax.generate.batch import Batch
 from gpt2jax.generate.engine import decoding_params
 from gpt2jax.generate.request import Request
-from gpt2jax.generate.shapes import bucket
+from gpt2jax.generate.shapes import bucket, least_rows
 from gpt2jax.parameters import Params
 from tests.generate.helpers import GREEDY, batch_of, naive, next_logits, prompts_of, rows_of, sampling, write
 from tests.helpers import TINY, Checkpoint, place_on
@@ -39,6 +39,20 @@ def test_greedy_is_openais_own_continuation(openai_tiny: Checkpoint) -> None:
     wanted = openai_tiny.expected["greedy"].tolist()
     found = write(openai_tiny, prompts, dataclasses.replace(GREEDY, max_new_tokens=len(wanted[0]) - len(prompts[0])))
     assert [prompt + tokens for prompt, tokens in zip(prompts, found, strict=True)] == wanted
+
+
+def test_a_gpu_writes_one_text_in_two_rows(hf_tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    def written() -> tuple[list[int], int]:
+        batch = batch_of(hf_tiny, [Request((5, 6, 7), sampling(max_new_tokens=9, seed=3))])
+        return batch.run()[0].tokens, batch._state.tokens_BS.shape[0]
+
+    tokens, rows = written()
+    assert rows == least_rows() == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert least_rows() == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(batch, "least_rows", lambda: 2)
+    assert written() == (tokens, 2)
 
 
 @pytest.mark.parametrize("stride", [1, 3, 100])
