@@ -294,7 +294,9 @@ def _collective(program: Program, home: str, instruction: Instruction) -> tuple[
     instruction that has its groups, and its bytes."""
     kind = instruction.opcode.removesuffix("-start")
     if kind in COLLECTIVES:
-        return kind, kind != instruction.opcode, instruction, _exchanged(program[home], instruction)
+        # The compiler for GPUs writes some that are waited for as a beginning and an end, too.
+        hidden = kind != instruction.opcode and '"is_sync":true' not in instruction.attributes
+        return kind, hidden, instruction, _exchanged(program[home], instruction)
     if instruction.opcode != "fusion":
         return None
     inside = program[instruction.called("calls")]

@@ -34,8 +34,8 @@ def asked(name: str, **changes: object) -> ModelConfig:
         ("tpu", 128, False, "splash", ""),
         ("tpu", 1000, False, "xla", "not splash: it takes whole blocks of 128 positions, not 1000"),
         ("tpu", 1024, True, "xla", "not splash: it drops no attention weights (model.dropout)"),
-        # Where these tests run there is none, which is what is found out.
-        ("gpu", 1024, False, "xla", "not cudnn: there is no GPU"),
+        ("gpu", 1024, False, "cudnn", ""),  # Where these tests run there is none: it is planned for.
+        ("gpu", 1024, True, "xla", "not cudnn: it drops no attention weights (model.dropout)"),
     ],
 )
 def test_auto_takes_the_fast_kernel_where_it_can_and_says_why_not(

@@ -78,7 +78,7 @@ def main() -> None:
         out: dict[str, float] = {}
         if step is None:
             step = lowered.compile()
-            planned = step_memory(abstract, step, own=False)
+            planned = step_memory(abstract, step, tells_peak=False)
             peak(1)
             before, code = settled(libc), resident("RssFile")
             rests, most = peak(count)

@@ -17,7 +17,8 @@ usage: gpt2jax plan SETTINGS.yaml --topology NAME [--slices N] [--search N] [--s
 
 The real training step (or, with --verb generate, the writing of one token in every row) is compiled for the topology:
 v5e-256 and v5p-512 as Google names slices, v5e:16x16 by the shape of the torus, h100-64 for GPUs in nodes of eight.
-TPU programs need libtpu (pip install 'gpt2jax[plan]'); without it, and for GPUs, CPU devices stand in, and it says so.
+TPU programs need libtpu (pip install 'gpt2jax[plan]'), and GPU programs jax's plugin for CUDA (gpt2jax[cuda13]), but no
+such chip; without them CPU devices stand in, and it says so.
 --search compiles the most promising meshes, micro-batches and remat policies, and ranks those that fit. What does not
 fit ends with status 2, and says by how much. --init-from gives the sizes of the model where the settings name none.
 
@@ -68,13 +69,14 @@ def run(args: list[str]) -> int:
         raise GPT2JaxError(f"tokens: {given.tokens}: should be above 0")
     _check_together(given, args)
 
-    from gpt2jax.plan.topology import has_libtpu, parse_topology
+    from gpt2jax.plan.topology import has_compiler, parse_topology
 
     topology = parse_topology(given.topology, given.slices)
-    stands_in = not (topology.chip.torus and has_libtpu())
+    stands_in = not has_compiler(topology)
     start(topology.count if stands_in else 1)
-    if stands_in and topology.chip.torus:
-        print("gpt2jax: note: libtpu is not installed (extra plan): compiling for CPU devices instead", file=sys.stderr)
+    if stands_in:
+        what = "libtpu is not installed (extra plan)" if topology.chip.torus else _NO_CUDA
+        print(f"gpt2jax: note: {what}: compiling for CPU devices instead", file=sys.stderr)
 
     if given.training.init_from and named != frozenset(settings.SIZES):  # As in `gpt2jax train`.
         default = dataclasses.replace(default, model=with_sizes_of_weights(given.training, default.model, named))
@@ -105,6 +107,7 @@ def run(args: list[str]) -> int:
     return 0
 
 
+_NO_CUDA = "no compiler for this GPU is installed (extra cuda13; V100: none)"
 # What a plan takes of a settings file.
 SECTIONS = ("model", "mesh", "optimizer", "lora", "training")
 # What a search tries values of.

@@ -13,7 +13,7 @@ from gpt2jax.config import Config, ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.kernels import splash_blocks
 from gpt2jax.partition import Partition, local_bytes
-from gpt2jax.plan import network
+from gpt2jax.plan import cuda, network
 from gpt2jax.plan.topology import Topology, coordinates, devices
 from gpt2jax.program import Collective, work
 from gpt2jax.train.step import TrainState, lower_step, make_place
@@ -42,7 +42,7 @@ class Estimate:
     compute_seconds: float
     """All operations, at the peak."""
     memory_seconds: float
-    """All traffic to memory, at its peak; where CPU devices stand in, all that is held, moved once."""
+    """All traffic to memory, at its peak; for GPUs and where CPU devices stand in, all that is held, moved once."""
     network_seconds: float
     """All exchanges."""
     exposed_seconds: float
@@ -66,8 +66,8 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """What the chip's own compiler has compiled does."""
-        return self.own or self.total_bytes <= self.room
+        """What the compiler for TPU has compiled does."""
+        return (self.own and bool(self.topology.chip.torus)) or self.total_bytes <= self.room
 
     @property
     def seconds(self) -> float:
@@ -103,15 +103,23 @@ def plan_model(model: ModelConfig, topology: Topology, own: bool) -> ModelConfig
     kernel = "splash" if topology.chip.torus else "cudnn"
     if model.attention not in ("auto", "xla", kernel):
         raise GPT2JaxError(f"model.attention: {model.attention!r}: {topology.chip_name} has {kernel}")
+    if not _has_kernel(topology):
+        if model.attention == kernel:
+            raise GPT2JaxError(f"model.attention: {kernel!r}: {topology.chip_name} has none; should be 'auto' or 'xla'")
+        return dataclasses.replace(model, attention="xla")
     if own:
         return model
-    remat = "attention" if model.remat == "none" and kernel_runs(model) else model.remat
+    remat = "attention" if model.remat == "none" and kernel_runs(model, topology) else model.remat
     return dataclasses.replace(model, attention="xla", remat=remat)
 
 
-def kernel_runs(model: ModelConfig) -> bool:
-    """Whether a chip's attention kernel would, so far as settings tell."""
-    return model.attention != "xla" and not model.dropout
+def _has_kernel(topology: Topology) -> bool:
+    return bool(topology.chip.torus) or cuda.has_cudnn_attention(topology.chip_name)
+
+
+def kernel_runs(model: ModelConfig, topology: Topology) -> bool:
+    """Whether the attention kernel of the topology's chips would, so far as settings tell."""
+    return _has_kernel(topology) and model.attention != "xla" and not model.dropout
 
 
 def plan_training(config: Config, topology: Topology) -> Estimate:
@@ -126,10 +134,10 @@ def plan_training(config: Config, topology: Topology) -> Estimate:
     place = make_place(config, found)
     state, lowered = lower_step(config, place)
     compiled = compile_for(topology, lowered)
-    memory = step_memory(state, compiled, own)
+    memory = step_memory(state, compiled, own and bool(topology.chip.torus))
     tokens = config.training.batch_size * config.model.n_ctx
     kernel = describe_attention(config.model, place, config.data.document_mask)
-    if not own and kernel_runs(asked.model):
+    if not own and kernel_runs(asked.model, topology):
         kernel += f", in the place of {'splash' if topology.chip.torus else 'cudnn'}"
     kernel_flops = 0.0
     if kernel.startswith("splash"):
@@ -178,7 +186,7 @@ def _too_large(text: str) -> str:
     )
 
 
-def step_memory(state: TrainState, compiled: Any, own: bool) -> dict[str, float]:
+def step_memory(state: TrainState, compiled: Any, tells_peak: bool) -> dict[str, float]:
     """Bytes that a device holds at the peak of a compiled training step, by what they are for.
 
     A batch of windows and the program itself are left out. ``python -m benchmarks memory`` holds it against what
@@ -188,17 +196,19 @@ def step_memory(state: TrainState, compiled: Any, own: bool) -> dict[str, float]
         "parameters": local_bytes(state.params),
         "optimizer state": local_bytes(state.opt_state),
     }
-    memory["activations and temporaries"] = temporary_bytes(compiled, own, sum(memory.values()))
+    memory["activations and temporaries"] = temporary_bytes(compiled, tells_peak, sum(memory.values()))
     return memory
 
 
-def temporary_bytes(compiled: Any, own: bool, given: float) -> float:
+def temporary_bytes(compiled: Any, tells_peak: bool, given: float) -> float:
     """What a program holds at its peak beside the ``given`` bytes that are there before it.
 
-    Only the compiler for TPU says what the peak is; the sum of all temporaries counts some that are not there together.
+    Args:
+        tells_peak: whether it is of the compiler for TPU, which alone says what the peak is. On a GPU the sum of all
+            temporaries is what the program takes; on a CPU it counts some that are not there together.
     """
     memory = compiled.memory_analysis()
-    return max(memory.peak_memory_in_bytes - given, 0.0) if own else float(memory.temp_size_in_bytes)
+    return max(memory.peak_memory_in_bytes - given, 0.0) if tells_peak else float(memory.temp_size_in_bytes)
 
 
 def estimate(
@@ -219,8 +229,9 @@ def estimate(
     chip, found = topology.chip, work(compiled.as_text(), in_loop=in_loop)
     places = [coordinates(device, topology, number) for number, device in enumerate(place.mesh.devices.flat)]
     times = [network.seconds(collective, places, topology) for collective in found.collectives]
-    # The compiler for CPU fuses less than one for a chip would: its traffic bounds nothing. What is held is moved once.
-    moved = found.memory_bytes if own else sum(memory.values())
+    # The compiler for CPU fuses less than one for a chip would: its traffic bounds nothing. What is held is moved once;
+    # and for GPUs, whose compiler says nothing about time, a bound is all that there is.
+    moved = found.memory_bytes if own and chip.torus else sum(memory.values())
     compute, traffic = flops / (chip.peak_tflops * 1e12), moved / (chip.memory_gbs * 1e9)
     busy, parts = max(compute, traffic), {}
     if own and found.cycles:

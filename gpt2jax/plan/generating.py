@@ -42,7 +42,7 @@ def plan_generating(config: Config, topology: Topology, rows: int) -> Estimate:
         "keys and values": local_bytes(state.cache),
         "the rest of the state": local_bytes(dataclasses.replace(state, cache=[])),
     }
-    memory["temporaries"] = temporary_bytes(compiled, own, sum(memory.values()))
+    memory["temporaries"] = temporary_bytes(compiled, own and bool(topology.chip.torus), sum(memory.values()))
     return estimate(
         config, topology, place, own, "our own, against the cache", compiled, memory, rows, in_loop=True,
         model_flops=flops, flops=flops / topology.count, kernel_flops=0.0,

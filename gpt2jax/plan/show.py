@@ -19,11 +19,12 @@ def report(estimate: Estimate, tokens_to_train: float | None) -> str:
     topology, chip, training = estimate.topology, estimate.topology.chip, tokens_to_train is not None
     mesh = ", ".join(f"{name} {size}" for name, size in estimate.mesh.items())
     slices = f" in {topology.slices} slices" if topology.slices > 1 else ""
+    compiler = "libtpu" if chip.torus else "jax's plugin for CUDA"
     lines = [
         f"{topology.name}: {topology.count} x {topology.chip_name}{slices}, each {chip.memory_gib:g} GiB,"
         f" {chip.peak_tflops:g} TFLOP/s, {chip.memory_gbs:g} GB/s",
         f"mesh: {mesh}",
-        f"compiled for: {'it, by libtpu' if estimate.own else 'CPU devices in its place'};"
+        f"compiled for: {f'it, by {compiler}' if estimate.own else 'CPU devices in its place'};"
         f" attention: {estimate.kernel}",
         "",
         f"{'memory of a chip':<34}{'GiB':>9}",

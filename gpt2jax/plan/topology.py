@@ -1,7 +1,7 @@
 """Chips that are not here: what a topology's name means, and devices to compile for.
 
-TPU topologies come from libtpu (extra ``plan``), which knows them without a TPU. For GPUs, and without libtpu, virtual
-CPU devices stand in.
+TPU topologies come from libtpu (extra ``plan``), which knows them without a TPU, and GPUs from jax's plugin for CUDA
+(extra ``cuda13``). Without them virtual CPU devices stand in.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import numpy as np
 
 from gpt2jax.chips import CHIPS, Chip
 from gpt2jax.errors import GPT2JaxError, nearest
+from gpt2jax.plan import cuda
 
 EXAMPLES = "v5e-256 or v5e:16x16, v5p:8x8x8, h100-64"
 
@@ -97,22 +98,44 @@ def has_libtpu() -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
+def has_compiler(topology: Topology) -> bool:
+    """Whether a compiler for these chips is installed."""
+    return has_libtpu() if topology.chip.torus else cuda.compiles_for(topology.chip_name)
+
+
 def devices(topology: Topology) -> tuple[list[Any], bool]:
     """Devices to compile for, and whether they are the topology's own and not CPU devices that stand in.
 
     Raises:
-        GPT2JaxError: libtpu knows no such topology.
+        GPT2JaxError: the compiler knows no such topology.
     """
-    if not (topology.chip.torus and has_libtpu()):
+    if not has_compiler(topology):
         return jax.devices()[: topology.count], False
+    # A program that no device here can run cannot be read back from the cache.
+    jax.config.update("jax_enable_compilation_cache", False)
+    return (_tpus if topology.chip.torus else _gpus)(topology), True
+
+
+def _gpus(topology: Topology) -> list[Any]:
+    from jax.experimental import topologies
+
+    nodes, gpus = topology.shape
+    target = cuda.describe(topology.chip_name, topology.chip)
+    try:
+        found = topologies.get_topology_desc("", platform="cuda", target_config=target, topology=f"1x{nodes}x{gpus}")
+    except Exception as error:  # The plugin's errors share no class of their own.
+        reason = str(error).strip().splitlines()[0]
+        raise GPT2JaxError(f"topology: {topology.name!r}: jax's plugin for CUDA refuses it: {reason}") from None
+    return list(found.devices)
+
+
+def _tpus(topology: Topology) -> list[Any]:
     # Otherwise libtpu looks for a TPU and the machine that it belongs to, and complains.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # No chip is taken: two plans may run at once.
-    # A program that no device here can run cannot be read back from the cache.
-    jax.config.update("jax_enable_compilation_cache", False)
     from jax.experimental import topologies
 
     shape = "x".join(map(str, topology.shape))
@@ -130,7 +153,7 @@ def devices(topology: Topology) -> tuple[list[Any], bool]:
         raise GPT2JaxError(
             f"topology: {topology.name!r}: libtpu gives {len(described.devices)} devices for {topology.count} chips"
         )
-    return list(described.devices), True
+    return list(described.devices)
 
 
 def coordinates(device: Any, topology: Topology, number: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Estimates, on CPU devices that stand in and, where libtpu is installed, of TPU programs."""
+"""Estimates, on CPU devices that stand in and, where their compilers are installed, of programs for TPUs and GPUs."""
 
 import dataclasses
 import importlib.util
@@ -14,11 +14,12 @@ import jax
 import pytest
 
 from gpt2jax import attention, lora, parameters, tokenizer
+from gpt2jax.chips import CHIPS
 from gpt2jax.cli import main
 from gpt2jax.config import Config, LoraConfig, MeshConfig, ModelConfig, TrainingConfig
 from gpt2jax.errors import GPT2JaxError
-from gpt2jax.plan import show
-from gpt2jax.plan.estimate import _computed_flops_per_token, _splash_flops, compile_for, plan_training
+from gpt2jax.plan import cuda, show
+from gpt2jax.plan.estimate import _computed_flops_per_token, _splash_flops, compile_for, plan_model, plan_training
 from gpt2jax.plan.generating import plan_generating
 from gpt2jax.plan.search import candidates, search
 from gpt2jax.plan.topology import parse_topology
@@ -302,9 +303,15 @@ def test_settings_of_fine_tuning_are_planned_with_the_sizes_of_their_weights(
 def test_many_chips_are_stood_in_for(tmp_path: Path) -> None:
     """More than there are threads by default, in a process of its own, as from the command line."""
     (tmp_path / "s.yaml").write_text("model: {n_vocab: 128, n_ctx: 8, n_embd: 16, n_head: 2, n_layer: 1}\n")
-    options = ["--topology", "h100-64", "--training.batch-size", "64"]
+    command = ["plan", str(tmp_path / "s.yaml"), "--topology", "h100-64", "--training.batch-size", "64"]
+    code = f"""
+from gpt2jax.cli import main
+from gpt2jax.plan import topology
+topology.has_compiler = lambda topology: False
+raise SystemExit(main({command}))
+"""
     done = subprocess.run(
-        [sys.executable, "-m", "gpt2jax", "plan", str(tmp_path / "s.yaml"), *options],
+        [sys.executable, "-c", code],
         capture_output=True, text=True, check=False, cwd=ROOT, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -335,3 +342,51 @@ print(json.dumps([found.kernel, found.own, found.busy_seconds, found.memory_seco
     kernel, own, busy, memory, fits = json.loads(done.stdout.splitlines()[-1])
     assert (kernel, own, fits) == ("splash", True, True)
     assert busy > memory > 0
+
+
+@pytest.mark.skipif(not cuda.compiles_for("h100"), reason="needs jax's plugin for CUDA (extra cuda13), but no GPU")
+def test_programs_for_gpus() -> None:
+    """In a process of its own, as with TPUs."""
+    code = """
+import json
+from gpt2jax.plan.estimate import plan_training
+from gpt2jax.plan.generating import plan_generating
+from gpt2jax.plan.topology import parse_topology
+from tests.plan.test_estimate import SMALL, change
+from gpt2jax.cli.parse import start
+start(1)
+config = change(change(SMALL, "model", n_head=2, n_embd=128), "mesh", data=4, fsdp=4)
+found = plan_training(config, parse_topology("h100-16"))
+dropping = plan_training(change(config, "model", dropout=0.1), parse_topology("h100-16"))
+assert dropping.kernel == "xla (not cudnn: it drops no attention weights (model.dropout))", dropping.kernel
+writing = plan_generating(change(config, "mesh", data=1, fsdp=1), parse_topology("h100-1"), rows=8)
+assert writing.own and writing.total_bytes > 0
+old = plan_training(change(config, "mesh", data=1, fsdp=1), parse_topology("t4-1"))
+print(json.dumps([found.kernel, found.own, found.fits, [one.kind for one in found.collectives], old.kernel, old.own]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    kernel, own, fits, collectives, old_kernel, old_own = json.loads(done.stdout.splitlines()[-1])
+    assert (kernel, own, fits) == ("cudnn", True, True)
+    assert "all-gather" in collectives
+    assert (old_kernel, old_own) == ("xla", True)
+
+
+def test_every_gpu_is_described() -> None:
+    gpus = {name: chip for name, chip in CHIPS.items() if not chip.torus}
+    assert set(cuda.TARGETS) == set(gpus)
+    assert [name for name in gpus if not cuda.has_cudnn_attention(name)] == ["v100", "t4"]
+    assert "core_count: 58\n" in cuda.describe("l4", gpus["l4"])
+    assert f"optin: {99 * 1024}\n" in cuda.describe("l4", gpus["l4"])
+    assert f"optin: {64 * 1024}\n" in cuda.describe("t4", gpus["t4"])
+    assert f"device_memory_size: {22.5 * 2**30:.0f}\n" in cuda.describe("l4", gpus["l4"])
+
+
+def test_a_gpu_without_cudnns_attention_is_planned_without_it() -> None:
+    t4 = parse_topology("t4-1")
+    assert plan_model(SMALL.model, t4, own=True).attention == plan_model(SMALL.model, t4, own=False).attention == "xla"
+    assert plan_model(SMALL.model, EIGHT, own=True).attention == "auto"
+    with pytest.raises(GPT2JaxError, match=r"^model\.attention: 'cudnn': t4 has none; should be 'auto' or 'xla'$"):
+        plan_model(dataclasses.replace(SMALL.model, attention="cudnn"), t4, own=True)
