@@ -5,8 +5,8 @@
 #   OUT=out PYTHON=python3 WHEELS=wheels bash benchmarks/gpu_suite.sh
 #   TOY=1 OUT=out PYTHON=.venv/bin/python bash benchmarks/gpu_suite.sh      # its own test, on a CPU
 #
-# PYTHON has jax with CUDA; what it lacks of flax, optax and the rest comes from the folder WHEELS, into an environment
-# of its own that sees PYTHON's packages. PEER is an interpreter with torch and transformers (default: PYTHON's); with
+# PYTHON has jax with CUDA; what it lacks of flax, optax and the rest is in the folder WHEELS, as wheels, all of which are
+# unpacked into OUT/site. PEER is an interpreter with torch and transformers (default: PYTHON's); with
 # PEER= there is none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,9 +18,8 @@ lines=$OUT/gpu.jsonl
 : >"$lines"
 
 if [[ -n ${WHEELS:-} ]]; then
-    "$PYTHON" -m venv --system-site-packages "$OUT/venv"
-    "$OUT/venv/bin/pip" install --quiet --no-index --find-links "$WHEELS" .
-    PYTHON=$OUT/venv/bin/python
+    "$PYTHON" -m pip install --quiet --no-index --no-deps --target "$OUT/site" "$WHEELS"/*.whl
+    export PYTHONPATH=$OUT/site${PYTHONPATH:+:$PYTHONPATH}
 fi
 
 failed=0
@@ -41,15 +40,18 @@ if [[ -n ${TOY:-} ]]; then
     ours 120 train --size toy --micro 2 --steps 1 --matrix 64
     theirs 120 train --size toy --micro 2 --steps 1
     ours 120 sample --size toy --batch 1 2 --bytes 4096
+    part 120 "$PYTHON" -m benchmarks.gpu_trial --size toy --kernels 4,4,64
     theirs 120 sample --size toy --batch 1 2
     exit "$failed"
 fi
 
-ours 60 check --size gpt2
-ours 75 train --size gpt2 --micro 16 32
-theirs 60 train --size gpt2 --micro 16 32
-ours 90 train --size gpt2-medium --micro 8 16
-theirs 75 train --size gpt2-medium --micro 8 16
-ours 75 sample --size gpt2
-theirs 75 sample --size gpt2
+ours 55 check --size gpt2
+ours 85 train --size gpt2-medium --micro 16 32
+theirs 85 train --size gpt2-medium --micro 16 32
+ours 60 sample --size gpt2
+theirs 60 sample --size gpt2
+ours 40 sample --size gpt2-medium gpt2-xl --batch 1
+part 45 "$PYTHON" -m benchmarks.gpu_trial --size gpt2
+ours 55 train --size gpt2 --micro 32
+theirs 55 train --size gpt2 --micro 32
 exit "$failed"

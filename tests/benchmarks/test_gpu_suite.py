@@ -19,12 +19,14 @@ def test_the_suite_runs_at_toy_size(tmp_path: Path) -> None:
     done = suite(tmp_path, PYTHON=sys.executable)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text("utf-8").splitlines()]
-    assert [one["part"] for one in found] == ["check", "peak", "train", "sample", "sample"]
-    assert set(found[0]["apart"]) == {"forward", "q", "k", "v", "logits"}
-    assert all(one["seconds"]["median"] > 0 for one in found[2:])
+    assert [one["part"] for one in found] == ["check", "peak", "train", "sample", "sample", "trial", "trial", "trial"]
+    assert set(found[0]["apart"]) == {"forward", "q", "k", "v", "logits", "decoded"}
+    assert all(one["seconds"]["median"] > 0 for one in found[2:5])
+    assert 0 < found[5]["apart"]["(4, 4, 64)"] < 0.03
+    assert [one["by"] for one in found[6:]] == ["xla", "(4, 4, 64)"]
 
 
 def test_a_part_that_fails_is_told_and_fails_the_suite(tmp_path: Path) -> None:
     done = suite(tmp_path, PYTHON="false")
     assert done.returncode == 1
-    assert done.stderr.count("failed (1): false -m benchmarks.gpu") == 3
+    assert done.stderr.count("failed (1): false -m benchmarks.gpu") == 4
