@@ -13,7 +13,7 @@ import numpy as np
 from gpt2jax.config import ModelConfig, SamplingConfig
 from gpt2jax.generate.batch import make_rows
 from gpt2jax.generate.request import Request, Row, make_history
-from gpt2jax.generate.shapes import SMALLEST_BUCKET
+from gpt2jax.generate.shapes import SMALLEST_BUCKET, least_rows
 from gpt2jax.parameters import Params
 from gpt2jax.partition import Partition
 from gpt2jax.serve import slots as programs
@@ -204,8 +204,9 @@ def _lengths(chunk: int, n_ctx: int) -> list[int]:
 
 
 def _counts(most: int, over: int) -> list[int]:
-    """Of slots: each some times the one before it, to ``most``; all multiples of ``over``, the mesh's share."""
+    """Of slots: each some times the one before it, to ``most``; all multiples of ``over``, the mesh's share, and none
+    fewer than :func:`least_rows`."""
     counts = [over]
     while counts[-1] < most:
         counts.append(min(counts[-1] * FACTOR, -(-most // over) * over))
-    return counts
+    return sorted({max(count, least_rows()) for count in counts})

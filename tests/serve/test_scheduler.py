@@ -58,11 +58,15 @@ def mixed(count: int, longest: int = 126) -> list[tuple[str, SamplingConfig]]:
     return found
 
 
-@pytest.mark.parametrize(("slots", "chunk", "n_ctx"), [(1, 16, 128), (4, 16, 128), (3, 48, 100)])
+@pytest.mark.parametrize(
+    ("slots", "chunk", "n_ctx", "least"), [(1, 16, 128, 1), (1, 16, 128, 2), (4, 16, 128, 1), (3, 48, 100, 1)]
+)
 def test_texts_are_those_of_the_offline_engine_whatever_shares_the_slots(
-    slots: int, chunk: int, n_ctx: int, compiled: list[str]
+    slots: int, chunk: int, n_ctx: int, least: int, compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With 48, the last piece of a long prompt is read together with some that was read before."""
+    """With 48, the last piece of a long prompt is read together with some that was read before. A GPU has 2 rows at
+    least."""
+    monkeypatch.setattr(module, "least_rows", lambda: least)
     writer = tiny_writer(n_ctx=n_ctx)
     asked = mixed(36 if slots == 4 else 12, longest=n_ctx - 2)
     wanted_texts = [offline(writer, prompt, sampling, number % 3) for number, (prompt, sampling) in enumerate(asked)]
@@ -76,6 +80,7 @@ def test_texts_are_those_of_the_offline_engine_whatever_shares_the_slots(
         for one in heard:
             one.wait()
         assert compiled == []
+        assert scheduler._batch.counts[0] == least
         for number, (wanted, found) in enumerate(zip(wanted_texts, heard, strict=True)):
             assert found.text == wanted.text, number
             assert found.pieces[-1].finish == wanted.finish
@@ -139,6 +144,17 @@ def test_there_are_as_many_slots_as_texts_need(writer: TextModel) -> None:
             assert one.wait().text == offline(writer, "ab", sampling).text
         assert {rows for rows, _ in seen} == {1, 4, 6}
         assert all(rows >= writing for rows, writing in seen)
+
+
+def test_a_gpu_has_two_slots_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [module._counts(*given) for given in ((1, 1), (2, 1), (16, 1), (16, 8))] == [
+        [1],
+        [1, 2],
+        [1, 4, 16],
+        [8, 16],
+    ]
+    monkeypatch.setattr(module, "least_rows", lambda: 2)
+    assert [module._counts(*given) for given in ((1, 1), (2, 1), (16, 1), (16, 8))] == [[2], [2], [2, 4, 16], [8, 16]]
 
 
 def test_slots_are_multiples_of_what_a_mesh_spreads_them_over(writer: TextModel) -> None:
