@@ -37,6 +37,20 @@ def test_a_program_for_tpu_is_counted_as_often_as_it_runs() -> None:
     assert [one.count for one in turn.collectives] == [1]
 
 
+@pytest.mark.parametrize(("sync", "hidden"), [("false", True), ("true", False)])
+def test_a_gpu_says_whether_an_exchange_is_waited_for(sync: str, hidden: bool) -> None:
+    """As the compiler for GPUs writes one in two parts."""
+    text = f"""HloModule jit_step
+
+ENTRY %main (a: f32[64]) -> f32[64] {{
+  %a = f32[64]{{0}} parameter(0)
+  %start = ((f32[64]{{0}}), f32[64]{{0}}) all-reduce-start(%a), replica_groups={{{{0,1}}}}, to_apply=%add, backend_config={{"collective_backend_config":{{"is_sync":{sync}}}}}
+  ROOT %done = f32[64]{{0}} all-reduce-done(%start)
+}}
+"""  # noqa: E501
+    assert work(text).collectives == (Collective("all-reduce", (0, 1), hidden, 1, 64 * 4.0),)
+
+
 @pytest.mark.parametrize(
     ("text", "members"),
     [

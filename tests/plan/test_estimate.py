@@ -4,7 +4,6 @@ import dataclasses
 import importlib.util
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -318,36 +317,9 @@ raise SystemExit(main({command}))
     assert "mesh: data 64, fsdp 1, tensor 1" in done.stdout
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (extra plan), to compile for TPUs")
-def test_programs_for_tpus(tmp_path: Path) -> None:
-    """In a process of its own: libtpu stays in the one that loads it."""
-    code = """
-import json, sys
-from gpt2jax.plan.estimate import plan_training
-from gpt2jax.plan.topology import parse_topology
-from tests.plan.test_estimate import SMALL, change
-from gpt2jax.cli.parse import start
-start(1)
-config = change(change(SMALL, "model", n_head=2, n_embd=128), "mesh", data=4, fsdp=4)
-found = plan_training(config, parse_topology("v5e-16"))
-dropping = plan_training(change(config, "model", dropout=0.1), parse_topology("v5e-16"))
-assert dropping.kernel == "xla (not splash: it drops no attention weights (model.dropout))", dropping.kernel
-assert dropping.busy_parts["attention kernel"] == 0
-print(json.dumps([found.kernel, found.own, found.busy_seconds, found.memory_seconds, found.fits]))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    kernel, own, busy, memory, fits = json.loads(done.stdout.splitlines()[-1])
-    assert (kernel, own, fits) == ("splash", True, True)
-    assert busy > memory > 0
-
-
-@pytest.mark.skipif(not cuda.compiles_for("h100"), reason="needs jax's plugin for CUDA (extra cuda13), but no GPU")
-def test_programs_for_gpus() -> None:
-    """In a process of its own, as with TPUs."""
-    code = """
+def told(code: str) -> Any:
+    """What ``code`` prints as JSON in a process of its own: a compiler for chips stays in the one that loads it."""
+    before = """
 import json
 from gpt2jax.plan.estimate import plan_training
 from gpt2jax.plan.generating import plan_generating
@@ -356,6 +328,30 @@ from tests.plan.test_estimate import SMALL, change
 from gpt2jax.cli.parse import start
 start(1)
 config = change(change(SMALL, "model", n_head=2, n_embd=128), "mesh", data=4, fsdp=4)
+"""
+    command = [sys.executable, "-c", before + code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (extra plan), to compile for TPUs")
+def test_programs_for_tpus() -> None:
+    code = """
+found = plan_training(config, parse_topology("v5e-16"))
+dropping = plan_training(change(config, "model", dropout=0.1), parse_topology("v5e-16"))
+assert dropping.kernel == "xla (not splash: it drops no attention weights (model.dropout))", dropping.kernel
+assert dropping.busy_parts["attention kernel"] == 0
+print(json.dumps([found.kernel, found.own, found.busy_seconds, found.memory_seconds, found.fits]))
+"""
+    kernel, own, busy, memory, fits = told(code)
+    assert (kernel, own, fits) == ("splash", True, True)
+    assert busy > memory > 0
+
+
+@pytest.mark.skipif(not cuda.compiles_for("h100"), reason="needs jax's plugin for CUDA (extra cuda13), but no GPU")
+def test_programs_for_gpus() -> None:
+    code = """
 found = plan_training(config, parse_topology("h100-16"))
 dropping = plan_training(change(config, "model", dropout=0.1), parse_topology("h100-16"))
 assert dropping.kernel == "xla (not cudnn: it drops no attention weights (model.dropout))", dropping.kernel
@@ -364,11 +360,7 @@ assert writing.own and writing.total_bytes > 0
 old = plan_training(change(config, "mesh", data=1, fsdp=1), parse_topology("t4-1"))
 print(json.dumps([found.kernel, found.own, found.fits, [one.kind for one in found.collectives], old.kernel, old.own]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    kernel, own, fits, collectives, old_kernel, old_own = json.loads(done.stdout.splitlines()[-1])
+    kernel, own, fits, collectives, old_kernel, old_own = told(code)
     assert (kernel, own, fits) == ("cudnn", True, True)
     assert "all-gather" in collectives
     assert (old_kernel, old_own) == ("xla", True)
