@@ -223,7 +223,7 @@ def beam_search(
     count = row_bucket(len(rows), place)
     lengths = [len(row.text_tokens) for row in rows]
     limits = [min(config.n_ctx, len(row.request.prompt) + row.request.sampling.max_new_tokens) for row in rows]
-    tokens_PT = np.zeros((count, bucket(max(lengths), config.n_ctx)), np.int32)
+    tokens_PT = np.zeros((count, bucket(max(lengths), config.n_ctx, count)), np.int32)
     for number, row in enumerate(rows):
         tokens_PT[number, : lengths[number]] = row.text_tokens
     sampling = [request.sampling for request in requests]
@@ -247,7 +247,7 @@ def beam_search(
         prompts,
         make_history(beams, count * width, config),
         config=config,
-        total=bucket(max(tokens_PT.shape[1], *limits), config.n_ctx),
+        total=bucket(max(tokens_PT.shape[1], *limits), config.n_ctx, count * width),
         width=width,
         place=place,
     )

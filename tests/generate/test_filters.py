@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from gpt2jax.config import ModelConfig
-from gpt2jax.generate.filters import NEVER, History, Knobs, adjust_logits, draw, filter_logits
+from gpt2jax.generate.filters import NEVER, History, Knobs, adjust_logits, draw, filter_logits, most_probable
 from gpt2jax.generate.request import make_knobs
 from tests.generate.helpers import sampling
 
@@ -225,6 +225,17 @@ def test_cuts_of_a_whole_vocabulary_are_those_of_sorting_it(settings: dict[str, 
             last = int(np.flatnonzero(mass_V >= 0.9)[0])
         assert np.array_equal(found_V > NEVER, logits_V >= sorted_V[last])
         assert not np.array_equal(found_V > NEVER, logits_V >= sorted_V[last] + 1 / 64)
+
+
+@pytest.mark.parametrize("vocab", [384, 300])
+def test_the_most_probable_token_is_the_first_of_the_largest(vocab: int) -> None:
+    rng = np.random.default_rng(0)
+    logits_BV = rng.integers(0, 40, (500, vocab)).astype(np.float32)  # Many tie, within a group and across groups.
+    logits_BV[:3] = NEVER
+    logits_BV[3] = np.nan  # As a model that has broken gives them.
+    found_B = np.asarray(most_probable(jnp.asarray(logits_BV)))
+    assert np.array_equal(found_B, np.argmax(logits_BV, axis=-1))
+    assert not np.array_equal(found_B, vocab - 1 - np.argmax(logits_BV[:, ::-1], axis=-1))  # Nor the last of them.
 
 
 def test_of_tokens_that_tie_at_p_openai_keeps_all_if_one_fits() -> None:
