@@ -39,8 +39,10 @@ class ModelConfig:
     matrix products with parameters, or everything in a block. On a CPU it spares nothing where scan_unroll leaves no
     loop."""
     scan_unroll: CountOrZero = 0
-    """Blocks per turn of the loop over layers; n_layer has no loop: a fifth faster on CPU, but slow to compile. 0: no
-    loop for training on GPUs that each hold all parameters, by cuDNN's attention; 1 elsewhere."""
+    """Blocks per turn of the loop over layers; n_layer has no loop. 0: no loop for training on GPUs that each hold all
+    parameters, by cuDNN's attention, and of small models with few scores, in whole batches, on one CPU device; 1
+    elsewhere. Of large ones no loop is faster there as well, but takes half as much memory again and more, and longer
+    to compile."""
 
     @property
     def loops(self) -> bool:

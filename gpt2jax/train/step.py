@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from gpt2jax import digest, lora, model, parameters, partition
-from gpt2jax.attention import training_kernel
+from gpt2jax.attention import goes_by_heads, training_kernel
 from gpt2jax.config import Config, LoraConfig, ModelConfig
 from gpt2jax.errors import GPT2JaxError
 from gpt2jax.parameters import Params
@@ -25,6 +25,9 @@ Metrics = dict[str, jax.Array]
 # Without it the CPU's compiler copies both moments of every parameter in every step, for fear that the update of one
 # array overwrites what that of another still reads.
 CPU_OPTIONS: dict[str, Any] = {"xla_cpu_copy_insertion_use_region_analysis": True}
+# Parameters. Of larger models a program without a loop copies many kernels, and takes long to compile: gpt2-xl's on two
+# cores 49 s and not 5.
+SMALL_MODEL = 2**25
 # YNNPACK for sums and not for products, which Eigen does in less time where there are many rows.
 FLOAT32_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
@@ -167,14 +170,20 @@ def unrolled(config: Config, place: Partition) -> ModelConfig:
     A loop copies what the backward pass reads into arrays of all layers and back out of them. On a GPU these copies
     take a fifth of the step, and the longer compilation is small beside a training run (benchmarks/log_gpu.md), unless
     it has our own attention to compile in every block. Where devices share the parameters, the loop keeps them from
-    being put together all at once.
+    being put together all at once. On one CPU they take a fifth of a small model's step (``SMALL_MODEL``;
+    benchmarks/log.md); where attention goes by heads or there is ``remat``, only the loop keeps what is to be computed
+    again from being kept instead, and micro-batches are for who wants little memory.
     """
     model = config.model
     if model.scan_unroll:
         return model
     kernel, _ = training_kernel(model, place, config.data.document_mask)
-    whole = kernel == "cudnn" and place.size(("fsdp", "tensor")) == 1
-    return dataclasses.replace(model, scan_unroll=model.n_layer if whole else 1)
+    whole_on_gpus = kernel == "cudnn" and place.size(("fsdp", "tensor")) == 1
+    platform, training = place.mesh.devices.flat[0].platform, config.training
+    keeps_all = model.remat == "none" and kernel == "xla" and training.micro_batches == 1
+    keeps_all = keeps_all and not goes_by_heads(model, training.batch_size, model.n_ctx, platform)
+    small_on_cpu = platform == "cpu" and one_device(place) and keeps_all and parameters.count(model) <= SMALL_MODEL
+    return dataclasses.replace(model, scan_unroll=model.n_layer if whole_on_gpus or small_on_cpu else 1)
 
 
 def document_start(config: Config) -> int | None:

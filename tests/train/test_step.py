@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from gpt2jax.attention import CACHED_SCORES
 from gpt2jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainingConfig
 from gpt2jax.partition import AXES, Partition
 from gpt2jax.train import step
@@ -118,21 +119,31 @@ def one_step(config: Config, place: Partition, windows_ABT1: jax.Array) -> tuple
     return state.params, optax.tree_utils.tree_get(state.opt_state, "mu"), metrics
 
 
-def test_only_gpus_that_hold_all_parameters_train_without_a_loop() -> None:
-    def turns(platform: str, *mesh: int, mask: bool = False, **changes: Any) -> int:
+def test_gpus_that_hold_all_parameters_and_one_cpu_with_a_small_model_train_without_a_loop() -> None:
+    def turns(platform: str, *mesh: int, mask: bool = False, rows: int = 8, parts: int = 1, **changes: Any) -> int:
         devices = np.array([SimpleNamespace(platform=platform)] * math.prod(mesh)).reshape(mesh)
-        place = Partition(SimpleNamespace(devices=devices, shape=dict(zip(AXES, mesh, strict=True))))  # type: ignore[arg-type]
+        shape = dict(zip(AXES, mesh, strict=True))
+        place = Partition(SimpleNamespace(devices=devices, shape=shape, size=devices.size))  # type: ignore[arg-type]
         model = dataclasses.replace(TINY, **{"compute_dtype": "bfloat16"} | changes)
-        return unrolled(Config(model=model, data=DataConfig(document_mask=mask)), place).scan_unroll
+        training = TrainingConfig(batch_size=rows, micro_batches=parts)
+        config = Config(model=model, data=DataConfig(document_mask=mask), training=training)
+        return unrolled(config, place).scan_unroll
 
     assert TINY.n_layer == 2
-    assert turns("gpu", 1, 1, 1) == turns("gpu", 8, 1, 1) == 2
+    assert turns("gpu", 1, 1, 1) == turns("gpu", 8, 1, 1) == turns("gpu", 1, 1, 1, parts=2) == 2
     assert turns("gpu", 4, 2, 1) == turns("gpu", 4, 1, 2) == 1
-    assert turns("cpu", 1, 1, 1) == turns("tpu", 8, 1, 1) == 1
+    assert turns("tpu", 1, 1, 1) == turns("tpu", 8, 1, 1) == 1
     assert turns("gpu", 1, 1, 1, dropout=0.1) == turns("gpu", 1, 1, 1, mask=True) == 1
     assert turns("gpu", 1, 1, 1, compute_dtype="float32") == turns("gpu", 1, 1, 1, attention="xla") == 1
     assert turns("gpu", 1, 1, 1, scan_unroll=1) == 1
-    assert turns("cpu", 1, 1, 1, scan_unroll=2) == 2
+    assert turns("cpu", 1, 1, 1) == turns("cpu", 8, 1, 1, scan_unroll=2) == 2
+    assert turns("cpu", 8, 1, 1) == turns("cpu", 1, 1, 1, remat="attention") == 1
+    assert turns("cpu", 1, 1, 1, scan_unroll=1) == turns("cpu", 1, 1, 1, n_ctx=128, attention="splash") == 1
+    assert turns("cpu", 1, 1, 1, parts=2) == 1
+    assert turns("cpu", 1, 1, 1, n_embd=1024, n_layer=2) == 2
+    assert turns("cpu", 1, 1, 1, n_embd=1024, n_layer=3) == 1
+    many = CACHED_SCORES // (TINY.n_head * TINY.n_ctx**2)  # Rows whose scores are still kept.
+    assert (turns("cpu", 1, 1, 1, rows=many), turns("cpu", 1, 1, 1, rows=many + 1)) == (2, 1)
 
 
 def test_the_step_is_unrolled_as_its_devices_want(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,9 +153,9 @@ def test_the_step_is_unrolled_as_its_devices_want(monkeypatch: pytest.MonkeyPatc
         found = equations(make_train_step(config, place).trace(state, windows).jaxpr.jaxpr)
         return [eqn.params["unroll"] for eqn in found if eqn.primitive.name == "scan" and eqn.params["length"] == 2]
 
-    assert set(loops()) == {1}
-    monkeypatch.setattr(step, "unrolled", lambda config, place: dataclasses.replace(config.model, scan_unroll=2))
     assert 2 in loops()
+    monkeypatch.setattr(step, "unrolled", lambda config, place: dataclasses.replace(config.model, scan_unroll=1))
+    assert set(loops()) == {1}
 
 
 def test_metrics_are_of_the_batch_before_the_update() -> None:
