@@ -123,6 +123,10 @@ def check(given: argparse.Namespace) -> None:
     refuse(apart)
 
 
+def integers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
+
+
 def refuse(apart: dict[str, float]) -> None:
     # bfloat16 has 8 bits: 0.004 a rounding, and a few of them in a row.
     if not all(one < 0.03 for one in apart.values()):

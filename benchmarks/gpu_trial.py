@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from benchmarks import one_text
-from benchmarks.gpu import NEW, PROMPT, ROUNDS, SIZES, refuse, relative, say
+from benchmarks.gpu import NEW, PROMPT, ROUNDS, SIZES, integers, refuse, relative, say
 from benchmarks.turns import spread
 from gpt2jax import model, parameters
 from gpt2jax.config import ModelConfig, SamplingConfig
@@ -55,22 +55,27 @@ def trial(size: str, kernels: Sequence[tuple[int, ...]]) -> None:
     one = state(1)
     args = one.tokens_BS[0, one.position_B], one.position_B, one.cache
 
-    def logits(decode: Any, params: parameters.Params) -> jax.Array:
+    def logits(decode: Any, params: parameters.Params) -> Any:
         # A function of its own each time: of the same one, jax would take what it traced before.
-        return jax.jit(lambda *args: decode(*args, config))(params, *args)[0][0, : config.n_vocab]
+        return jax.jit(lambda *args: decode(*args, config)[0][0, : config.n_vocab]).lower(params, *args)
 
     lowered = {"xla": (lower(decode_step, plain, 2), plain, 2)}
-    by_xla, untraced = logits(decode_step, plain), cast(Any, one_text.read_block).__wrapped__
+    looks, untraced = [logits(decode_step, plain)], cast(Any, one_text.read_block).__wrapped__
     for sizes in kernels:
         changed: dict[str, Any] = dict(zip(("ROWS", "WARPS", "CHUNK"), sizes, strict=True))
         changed["read_block"] = jax.jit(functools.partial(untraced), static_argnums=4)
         with mock.patch.multiple(one_text, **changed):
-            apart = {str(sizes): relative(logits(one_text.decode_step, turned), by_xla)}
+            looks.append(logits(one_text.decode_step, turned))
             lowered[str(sizes)] = lower(one_text.decode_step, turned, 1), turned, 1
-        say(part="trial", size=size, apart=apart)
-        refuse(apart)
     with ThreadPoolExecutor() as pool:
-        programs = list(pool.map(lambda one: one[0].compile(), lowered.values()))
+        compiled = list(pool.map(lambda one: one.compile(), [*looks, *(one for one, *_ in lowered.values())]))
+    by_xla, *by_kernels = [
+        look(params, *args) for look, (_, params, _) in zip(compiled, lowered.values(), strict=False)
+    ]
+    programs = compiled[len(looks) :]
+    apart = {name: relative(one, by_xla) for name, one in zip([*lowered][1:], by_kernels, strict=True)}
+    say(part="trial", size=size, apart=apart)
+    refuse(apart)
     times: dict[str, list[float]] = {name: [] for name in lowered}
     for turn in range(1 + ROUNDS):
         for program, (name, (_, params, rows)) in zip(programs, lowered.items(), strict=True):
@@ -87,14 +92,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", nargs="+", choices=SIZES, default=["gpt2"])
     kernels = "ROWS,WARPS,CHUNK of one_text.py"
-    parser.add_argument("--kernels", nargs="+", type=_numbers, default=KERNELS, help=kernels)
+    parser.add_argument("--kernels", nargs="+", type=integers, default=KERNELS, help=kernels)
     given = parser.parse_args()
     for size in given.size:
         trial(size, given.kernels)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(",")))
 
 
 if __name__ == "__main__":
