@@ -12,9 +12,12 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import step_kernels
+from benchmarks.gpu import SIZES
 from gpt2jax import ops
+from gpt2jax.config import Config, ModelConfig, TrainingConfig
 from gpt2jax.train import objective
-from tests.helpers import RUNS_CACHE, relative_distance
+from gpt2jax.train.step import lower_step
+from tests.helpers import RUNS_CACHE, place_on, relative_distance
 
 CLOSE = 1e-5
 
@@ -64,6 +67,20 @@ def test_loss_and_errors_are_the_steps(chunk: int, monkeypatch: pytest.MonkeyPat
     assert relative_distance(found, wanted) < CLOSE
     assert not jnp.any(found[1][..., 300:])
     assert relative_distance(step_kernels.cross_entropy(logits, targets, weights, 320, jnp.float32), wanted) > 1e-3
+
+
+def test_each_part_is_in_the_step_that_it_is_put_into() -> None:
+    model = ModelConfig(**SIZES["toy"], compute_dtype="bfloat16")
+    config = Config(model=model, training=TrainingConfig(batch_size=2))
+
+    def program(*parts: str) -> str:
+        with step_kernels.in_place(*parts):
+            text: str = lower_step(config, place_on(1, 1, 1))[1].as_text()
+        return text
+
+    programs = {program(), *map(program, step_kernels.PARTS), program(*step_kernels.PARTS)}
+    assert len(programs) == 2 + len(step_kernels.PARTS)
+    assert program() in programs  # The same step is the same text.
 
 
 def test_the_trial_runs_at_toy_size() -> None:
