@@ -44,7 +44,8 @@ class PlanArgs:
     tokens: float | None = None
     """Tokens to train on; by default those of training.steps."""
     rows: int | None = None
-    """With --verb generate: texts written at once, over all chips; by default 32."""
+    """With --verb generate: texts written at once, over all chips; by default 32. Memory and time are of the rows that
+    they are filled up to: the next power of two, or more where the mesh does not divide it."""
     model: settings.ModelConfig = dataclasses.field(default_factory=settings.ModelConfig)
     mesh: settings.MeshConfig = dataclasses.field(default_factory=settings.MeshConfig)
     optimizer: settings.OptimizerConfig = dataclasses.field(default_factory=settings.OptimizerConfig)

@@ -34,10 +34,11 @@ def row_bucket(rows: int, place: Partition | None = None) -> int:
     return -(-max(count, over) // over) * over
 
 
-def least_rows() -> int:
-    """Rows that a batch of texts is written in at least. A GPU gets two: products of one row alone XLA takes apart into
-    multiplications and sums, which took half as long again for a token of gpt2 on an H200 (benchmarks/log_gpu.md)."""
-    return 2 if jax.default_backend() == "gpu" else 1
+def least_rows(platform: str | None = None) -> int:
+    """Rows that a batch of texts is written in at least, on jax's own devices or those of ``platform``. A GPU gets two:
+    products of one row alone XLA takes apart into multiplications and sums, which took half as long again for a token
+    of gpt2 on an H200 (benchmarks/log_gpu.md)."""
+    return 2 if (platform or jax.default_backend()) == "gpu" else 1
 
 
 def by_length(texts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:

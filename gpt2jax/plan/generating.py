@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from gpt2jax import parameters
 from gpt2jax.config import Config, ModelConfig, SamplingConfig
-from gpt2jax.errors import GPT2JaxError
 from gpt2jax.generate import engine
 from gpt2jax.generate.request import Request, Row, make_history, make_knobs, make_stops
+from gpt2jax.generate.shapes import least_rows, row_bucket
 from gpt2jax.parameters import Parameter, Params
 from gpt2jax.partition import Partition, local_bytes, make_mesh
 from gpt2jax.plan.estimate import Estimate, compile_for, estimate, plan_model, temporary_bytes
@@ -20,23 +20,22 @@ from gpt2jax.plan.topology import Topology, devices
 def plan_generating(config: Config, topology: Topology, rows: int) -> Estimate:
     """Compile the sampling loop for ``rows`` texts at once, with room for the whole context, and estimate a turn of it.
 
+    The program is that of as many rows as they are filled up to (:mod:`gpt2jax.generate.shapes`).
+
     Raises:
-        GPT2JaxError: no such topology, or the mesh does not divide it, the model or the rows.
+        GPT2JaxError: no such topology, or the mesh does not divide it or the model.
     """
     found, own = devices(topology)
     model = plan_model(config.model, topology, own)
     place = Partition(make_mesh(config.mesh, found))
     place.check(model)
-    if rows % place.size(place.rules.batch):
-        raise GPT2JaxError(
-            f"rows: {rows}: should be a multiple of the mesh's data x fsdp, {place.size(place.rules.batch)}"
-        )
-    params, state = _params(model, place), _state(model, place, rows)
+    written = max(row_bucket(rows, place), least_rows("tpu" if topology.chip.torus else "gpu"))
+    params, state = _params(model, place), _state(model, place, written)
     steps = jax.ShapeDtypeStruct((), jnp.int32)
     compiled = compile_for(topology, engine.advance.lower(params, state, steps, config=model, place=place))
     weights = parameters.count(model) - model.n_ctx * model.n_embd
     # Every row attends to the whole cache: its mask hides what is not there yet.
-    flops = rows * (2.0 * weights + 4.0 * model.n_layer * model.n_embd * model.n_ctx)
+    flops_of_row = 2.0 * weights + 4.0 * model.n_layer * model.n_embd * model.n_ctx
     memory: dict[str, float] = {
         "parameters": local_bytes(params),
         "keys and values": local_bytes(state.cache),
@@ -45,7 +44,7 @@ def plan_generating(config: Config, topology: Topology, rows: int) -> Estimate:
     memory["temporaries"] = temporary_bytes(compiled, own and bool(topology.chip.torus), sum(memory.values()))
     return estimate(
         config, topology, place, own, "our own, against the cache", compiled, memory, rows, in_loop=True,
-        model_flops=flops, flops=flops / topology.count, kernel_flops=0.0,
+        model_flops=rows * flops_of_row, flops=written * flops_of_row / topology.count, kernel_flops=0.0,
     )  # fmt: skip
 
 

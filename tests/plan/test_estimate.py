@@ -186,8 +186,19 @@ def test_sampling_reads_parameters_and_cache_for_every_token() -> None:
     assert found.memory["keys and values"] == cache
     assert found.tokens == 8
     assert "time of a token in every row" in show.report(found, None)
-    with pytest.raises(GPT2JaxError, match="rows: 6: should be a multiple of the mesh's data x fsdp, 4"):
-        plan_generating(config, EIGHT, rows=6)
+    fewer = plan_generating(config, EIGHT, rows=6)
+    assert (fewer.memory, fewer.tokens) == (found.memory, 6)
+
+
+@pytest.mark.parametrize(
+    ("chip", "rows", "written"), [("v6e-1", 1, 1), ("h100-1", 1, 2), ("v6e-1", 3, 4), ("h100-1", 4, 4)]
+)
+def test_sampling_holds_the_rows_that_texts_are_filled_up_to(chip: str, rows: int, written: int) -> None:
+    found = plan_generating(change(SMALL, "mesh", data=1, fsdp=1), parse_topology(chip), rows=rows)
+    a_row = 2 * 3 * 4 * 128 * 16 * 2  # k and v, layers, heads, context, width, bfloat16
+    assert (found.memory["keys and values"], found.tokens) == (written * a_row, rows)
+    computed = found.compute_seconds * found.topology.chip.peak_tflops * 1e12
+    assert computed / found.model_flops == pytest.approx(written / rows)
 
 
 def test_a_search_ranks_what_fits() -> None:
